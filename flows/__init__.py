@@ -1,0 +1,1 @@
+"""Prefect flows and the command line; every body is a list of verbs."""

@@ -1,0 +1,1 @@
+"""The product: from a folder of images to labels, numbers and a report. Knows no Prefect."""

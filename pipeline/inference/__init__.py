@@ -1,0 +1,1 @@
+"""Windows, engines, prediction: one image, end to end."""

@@ -1,0 +1,1 @@
+"""What travels with the weights: prepare (and undo), targets (encode and decode), the bundle on disk."""

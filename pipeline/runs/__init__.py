@@ -1,0 +1,1 @@
+"""Compose whole jobs: ingest a folder, train, segment a folder, evaluate."""

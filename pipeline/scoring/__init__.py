@@ -1,0 +1,1 @@
+"""Measure objects and score labels: counts first, ratios last."""

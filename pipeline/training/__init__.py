@@ -1,0 +1,1 @@
+"""Augment, sample, train: the visible loop."""
