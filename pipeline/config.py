@@ -282,14 +282,20 @@ def build_config(kind: type[C], tree: dict[str, Any], where: str) -> C:
         raise ConfigError(where, wrong, f"a valid {kind.__name__}", "correct the fields named") from None
 
 
-def load_config(kind: type[C], path: Path, overrides: tuple[str, ...] = ()) -> C:
-    """Read a YAML config of `kind`, with `key.sub=value` overrides applied on top."""
+def read_tree(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML config holds, not yet validated."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(str(path), str(error), "a readable YAML file", "check the path and the indentation") from None
     if not isinstance(tree, dict):
         raise ConfigError(str(path), type(tree).__name__, "a mapping of keys to values", "see the configs that ship in configs/")
+    return tree
+
+
+def load_config(kind: type[C], path: Path, overrides: tuple[str, ...] = ()) -> C:
+    """Read a YAML config of `kind`, with `key.sub=value` overrides applied on top."""
+    tree = read_tree(path)
     for assignment in overrides:
         _override(tree, assignment)
     return build_config(kind, tree, str(path))

@@ -1,0 +1,58 @@
+"""From a prepared image to probabilities: by exact tiles where the record gives a halo, blended windows where not."""
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.inference.windows import plan_tiles
+from pipeline.model.bundle import TrainedModel
+from pipeline.types import Pixels
+
+_WHOLE = 1024 * 1024  # pixels up to which an image goes through in one piece
+_CORE = 768
+
+
+def choose_device(device: str) -> str:
+    """`auto` is the first GPU, else the CPU."""
+    if device != "auto":
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _forward(network: nn.Module, image: Tensor) -> Tensor:
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=image.device.type == "cuda"):
+        logits: Tensor = network(image.contiguous(memory_format=torch.channels_last))
+    return torch.sigmoid(logits.float())
+
+
+def _blended(network: nn.Module, image: Tensor) -> Tensor:
+    from monai.inferers.utils import sliding_window_inference  # only models that need blending pay for MONAI
+
+    answer: Tensor = sliding_window_inference(
+        image, (256, 256), 1, lambda x: _forward(network, x), overlap=0.5, mode="gaussian"
+    )
+    return answer
+
+
+def predict(model: TrainedModel, prepared: Pixels, device: str = "cpu", *, core: int | None = None) -> Pixels:
+    """Probabilities `(K, Y, X)` float32 of a prepared image `(C, Y, X)` float32 whose sides are multiples of the stride.
+
+    `core` is the side of a tile's core; None takes a small image whole and cuts a large one. The answer is the same.
+    """
+    network, halo = model.network, model.record.halo
+    height, width = prepared.shape[1:]
+    with torch.inference_mode():
+        image = torch.from_numpy(prepared)[None].to(device)
+        if core is None and height * width <= _WHOLE:
+            whole: Pixels = _forward(network, image)[0].cpu().numpy()
+            return whole
+        if halo is None:
+            blended: Pixels = _blended(network, image)[0].cpu().numpy()
+            return blended
+        answer = torch.empty((len(model.record.outputs), height, width), dtype=torch.float32)
+        for tile in plan_tiles((height, width), core or _CORE, halo, model.record.stride):
+            y, x = tile.read.slices
+            inner = (slice(None), *tile.inner)
+            answer[(slice(None), *tile.core.slices)] = _forward(network, image[:, :, y, x])[0][inner].cpu()
+    return answer.numpy()

@@ -1,0 +1,102 @@
+"""From an image as the file has it to what the network takes, with the way back.
+
+`fit` looks at the whole image once and draws up a `Preparation`: statistics, size on the model's grid. Applying it is
+then a pure function of pixels, so tiles of one image are prepared alike.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from pipeline.config import Divide, FixedSize, PrepareConfig
+from pipeline.errors import ImageError
+from pipeline.types import Array, Pixels
+
+_SAMPLE = 2_000_000  # pixels a channel that percentiles are taken from
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How one image is prepared: value -> (value - offset) * scale a channel, then resized to `shape` (Y, X)."""
+
+    offset: tuple[float, ...]
+    scale: tuple[float, ...]
+    shape: tuple[int, int]
+    original: tuple[int, int]
+    stride: int
+
+    def normalise(self, pixels: Array) -> Pixels:
+        """Values alone: `(C, Y, X)` of any dtype and any window of the image to float32 in [-0.5, 1.5]."""
+        offset, scale = (np.asarray(v, np.float32)[:, None, None] for v in (self.offset, self.scale))
+        values: Pixels = np.clip((pixels.astype(np.float32) - offset) * scale, -0.5, 1.5)
+        return values
+
+    def apply(self, pixels: Array) -> Pixels:
+        """`(C, Y, X)` of any dtype to `(C, y, x)` float32, padded to the stride by mirroring at the far edges."""
+        values = resize_planes(self.normalise(pixels), self.shape)
+        height, width = (-n % self.stride for n in self.shape)
+        return np.ascontiguousarray(np.pad(values, ((0, 0), (0, height), (0, width)), mode="symmetric"))
+
+    def undo(self, planes: Pixels) -> Pixels:
+        """`(K, y, x)` of the network's grid back to `(K, Y, X)` of the file's."""
+        return resize_planes(planes[:, : self.shape[0], : self.shape[1]], self.original)
+
+
+def resize_planes(planes: Pixels, shape: tuple[int, int]) -> Pixels:
+    """Each plane of `(K, Y, X)` float32 resized to `shape`; area-averaged when shrinking, linear when growing."""
+    if planes.shape[1:] == shape:
+        return planes
+    shrinking = shape[0] * shape[1] < planes.shape[1] * planes.shape[2]
+    method = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+    return np.stack([cv2.resize(plane, shape[::-1], interpolation=method) for plane in planes]).astype(np.float32)
+
+
+def take_channels(pixels: Array, channels: int, chosen: int | None = None) -> Array:
+    """`(C, Y, X)` as `(channels, Y, X)`: a grey image fills all of them, surplus ones are an error, never dropped."""
+    available = pixels.shape[0]
+    if chosen is not None:
+        if not 0 <= chosen < available:
+            raise ImageError("--channel", str(chosen), f"0 to {available - 1}", "count channels from 0")
+        pixels = pixels[chosen : chosen + 1]
+    if pixels.shape[0] == channels:
+        return pixels
+    if pixels.shape[0] == 1:
+        return np.repeat(pixels, channels, axis=0)
+    if channels == 1 and pixels.shape[0] == 3:
+        grey = np.tensordot(np.array([0.299, 0.587, 0.114], np.float32), pixels.astype(np.float32), 1)
+        return np.asarray(grey[None])
+    raise ImageError("channels", f"{available} in the image", f"1 or {channels}", "choose one with --channel")
+
+
+def _statistics(pixels: Array, config: PrepareConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if isinstance(config.normalise, Divide):
+        return (0.0,) * len(pixels), (1 / config.normalise.by,) * len(pixels)
+    step = max(1, int(np.ceil((pixels[0].size / _SAMPLE) ** 0.5)))
+    sample = pixels[:, ::step, ::step].reshape(len(pixels), -1)
+    if not np.isfinite(sample).all():
+        raise ImageError("pixels", "NaN or infinite values", "finite numbers", "mend the image or mask those pixels")
+    low, high = np.percentile(sample, (config.normalise.low, config.normalise.high), axis=1)
+    span = np.where(high > low, high - low, np.inf)  # a constant channel becomes 0 everywhere
+    return tuple(low.astype(float).tolist()), tuple((1 / span).astype(float).tolist())
+
+
+def fit(pixels: Array, config: PrepareConfig, *, stride: int, zoom: float = 1.0) -> Preparation:
+    """Draw up the preparation of one image.
+
+    Parameters
+    ----------
+    pixels : `(C, Y, X)`, channels already as the model takes them (`take_channels`).
+    stride : the network's; sides are padded to a multiple of it.
+    zoom : model pixels per file pixel along each axis, e.g. 0.5 when nuclei are twice the model's size.
+
+    Raises ImageError where the image is empty or holds NaN.
+    """
+    original = (int(pixels.shape[1]), int(pixels.shape[2]))
+    if 0 in original:
+        raise ImageError("image", f"shape {original}", "at least one pixel", "remove the empty file")
+    offset, scale = _statistics(pixels, config)
+    shape = (max(1, round(original[0] * zoom)), max(1, round(original[1] * zoom)))
+    if isinstance(config.size, FixedSize):
+        shape = (config.size.height, config.size.width)
+    return Preparation(offset, scale, shape, original, stride)

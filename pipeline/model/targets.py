@@ -1,0 +1,155 @@
+"""What the network learns of a label image, and how its answer becomes a label image again.
+
+Encode and decode stand in one file because they are each other's inverse: on separated objects
+`decode(encode(labels)) == labels` up to numbering (the property test of that name).
+
+Channels of the `separated` target, all in [0, 1]:
+
+    0  foreground   1 inside any object
+    1  border       1 where two different objects lie within 2 px (the touching border of the Data Science Bowl's
+                    first place, selim_sef 2018)
+    2  distance     distance to the object's own edge over the object's largest such distance (1 at the core)
+"""
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from skimage.measure import label as label_components
+from skimage.segmentation import watershed
+
+from pipeline.config import MaskTarget, SeparatedTarget
+from pipeline.types import Labels, Pixels
+
+_REACH = 2  # px: how far a touching border reaches into both objects
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """How probabilities are read: tuned on validation, stored with the model. Areas are in model pixels."""
+
+    foreground: float = 0.5
+    seed: float = 0.5
+    border: float = 1.0  # weight of the border when it is taken off the distance
+    minimum_area: int = 10
+    minimum_seed: int = 3
+
+
+def scale_areas(thresholds: Thresholds, factor: float) -> Thresholds:
+    """Thresholds whose areas are `factor` times as large, for decoding on another grid than the model's.
+
+    >>> scale_areas(Thresholds(minimum_area=10), 4.0).minimum_area
+    40
+    """
+    area, seed = round(thresholds.minimum_area * factor), round(thresholds.minimum_seed * factor)
+    return replace(thresholds, minimum_area=max(1, area), minimum_seed=max(1, seed))
+
+
+def channel_names(target: MaskTarget | SeparatedTarget) -> tuple[str, ...]:
+    """The names of the output channels, in order."""
+    return ("foreground",) if isinstance(target, MaskTarget) else ("foreground", "border", "distance")
+
+
+def _compact(labels: Labels) -> Labels:
+    """Labels renumbered 1..n so that they fit small types and index small tables."""
+    values, inverse = np.unique(labels, return_inverse=True)
+    shift = 0 if values[0] == 0 else 1
+    return (inverse.reshape(labels.shape) + shift).astype(np.uint32)
+
+
+def touching_border(labels: Labels) -> Pixels:
+    """`(Y, X)` float32, 1 where two different objects lie within 2 px of the pixel.
+
+    >>> touching_border(np.array([[1, 1, 1, 0, 0, 0, 0, 2]], np.uint32)).astype(int).tolist()
+    [[0, 0, 0, 0, 0, 0, 0, 0]]
+    >>> touching_border(np.array([[1, 1, 1, 1, 2, 2, 2, 2]], np.uint32)).astype(int).tolist()
+    [[0, 0, 1, 1, 1, 1, 0, 0]]
+    """
+    values = labels.astype(np.float32)
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * _REACH + 1, 2 * _REACH + 1))
+    largest = cv2.dilate(values, kernel, borderType=cv2.BORDER_REPLICATE)
+    smallest = cv2.erode(np.where(values > 0, values, np.float32(2**24)), kernel, borderType=cv2.BORDER_REPLICATE)
+    return ((largest > 0) & (smallest < 2**24) & (largest != smallest)).astype(np.float32)
+
+
+def own_distance(labels: Labels) -> Pixels:
+    """`(Y, X)` float32: Euclidean distance to the nearest pixel of something else, 1 at each object's deepest pixel."""
+    inside = labels > 0
+    if not inside.any():
+        return np.zeros(labels.shape, np.float32)
+    edge = np.zeros(labels.shape, bool)  # the first row of pixels of an object that touches another
+    down, right = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
+    edge[1:] |= down
+    edge[:-1] |= down
+    edge[:, 1:] |= right
+    edge[:, :-1] |= right
+    core = (inside & ~edge).astype(np.uint8)
+    distance = cv2.distanceTransform(core, cv2.DIST_L2, 5) + inside
+    deepest = np.zeros(int(labels.max()) + 1, np.float32)
+    np.maximum.at(deepest, labels[inside], distance[inside])
+    deepest[0] = 1
+    return (distance / np.maximum(deepest, 1)[labels]).astype(np.float32)
+
+
+def encode(labels: Labels, target: MaskTarget | SeparatedTarget) -> Pixels:
+    """`(Y, X)` labels to the target channels `(K, Y, X)` float32 in [0, 1]."""
+    foreground = (labels > 0).astype(np.float32)
+    if isinstance(target, MaskTarget):
+        return foreground[None]
+    compact = _compact(labels)
+    return np.stack([foreground, touching_border(compact), own_distance(compact)])
+
+
+def _split(part: Labels, depth: Pixels, seeds: Labels) -> Labels:
+    return np.asarray(watershed(-depth, seeds, mask=part), np.uint32)
+
+
+def _fill_holes(mask: np.ndarray) -> np.ndarray:
+    """Background of at most 64 px that is enclosed and does not reach the image's edge becomes foreground."""
+    count, holes, stats, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
+    height, width = mask.shape
+    left, top, w, h, area = (stats[:, k] for k in range(5))
+    inner = (left > 0) & (top > 0) & (left + w < width) & (top + h < height) & (area <= 64)
+    inner[0] = False
+    return np.asarray(mask | inner[holes]) if count > 1 else mask
+
+
+def _separate(probabilities: Pixels, mask: np.ndarray, thresholds: Thresholds) -> Labels:
+    """Label the mask's components, then split only those that hold several seeds."""
+    depth = probabilities[2] - thresholds.border * probabilities[1]
+    raw = ((depth > thresholds.seed) & mask).astype(np.uint8)
+    _, seeds, seed_stats, _ = cv2.connectedComponentsWithStats(raw, connectivity=4)
+    seeds[seed_stats[:, cv2.CC_STAT_AREA][seeds] < thresholds.minimum_seed] = 0
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    pairs = np.unique(np.stack([parts[seeds > 0], seeds[seeds > 0]]), axis=1)
+    merged = np.flatnonzero(np.bincount(pairs[0], minlength=count) > 1)
+    labels = parts.astype(np.uint32)
+    following = count
+    for part in merged:
+        left, top, width, height = stats[part, :4]
+        box = np.s_[top : top + height, left : left + width]
+        here = parts[box] == part
+        split = _split(here, depth[box], np.where(here, seeds[box], 0))
+        values, inverse = np.unique(split[here], return_inverse=True)
+        labels[box][here] = (following + inverse).astype(np.uint32)
+        following += len(values)
+    return labels
+
+
+def decode(probabilities: Pixels, target: MaskTarget | SeparatedTarget, thresholds: Thresholds) -> Labels:
+    """Probabilities `(K, Y, X)` to instances `(Y, X)` uint32, numbered 1..n in raster order of their first pixel."""
+    mask = probabilities[0] > thresholds.foreground
+    if isinstance(target, MaskTarget):
+        labels = np.asarray(label_components(mask, connectivity=1), np.uint32)
+    else:
+        labels = _separate(probabilities, _fill_holes(mask), thresholds)
+    return _drop_small(labels, thresholds.minimum_area)
+
+
+def _drop_small(labels: Labels, minimum: int) -> Labels:
+    values, first, inverse, area = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
+    kept = (values > 0) & (area >= minimum)
+    order = np.argsort(first[kept])
+    table = np.zeros(len(values), np.uint32)
+    table[np.flatnonzero(kept)[order]] = np.arange(1, len(order) + 1)
+    return table[inverse].reshape(labels.shape)

@@ -1,0 +1,160 @@
+"""Augmentation as MONAI dictionary transforms: draw (`randomize`), then apply.
+
+Samples are dictionaries: `image` `(C, Y, X)` in the file's dtype with its `preparation`, after `Normalised` float32 in
+about [0, 1]; `label` `(Y, X)` uint16 or float32 instances, after `EncodeTargetd` a `target` `(K, Y, X)` float32. Randomness comes from each transform's own state alone, which the
+data set seeds for every sample, so that a sample depends on (seed, epoch, index) and on nothing else.
+"""
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+from monai.transforms.compose import Compose
+from monai.transforms.intensity.dictionary import RandGaussianNoised
+from monai.transforms.transform import MapTransform, Randomizable
+
+from pipeline.config import MaskTarget, NoAugmentation, NucleiAugmentation, SeparatedTarget
+from pipeline.model.targets import encode
+from pipeline.types import Array
+
+Sample = dict[Hashable, Any]
+
+
+class RandWarpCropd(Randomizable, MapTransform):  # type: ignore[misc]
+    """A square crop, turned, flipped and scaled in one resampling step; the image mirrors beyond its edges.
+
+    Parameters
+    ----------
+    size : side of the crop in pixels.
+    rotate : any angle; otherwise quarter turns only, which do not resample.
+    scale : range of the magnification, drawn log-uniformly; (1, 1) leaves pixels as they are.
+    """
+
+    def __init__(self, size: int, rotate: bool, scale: tuple[float, float]) -> None:
+        MapTransform.__init__(self, ("image", "label"))
+        self.size, self.rotate, self.scale = size, rotate, scale
+        self._matrix = np.eye(2, 3)
+
+    def randomize(self, data: tuple[int, int]) -> None:
+        """Draw the 2x3 matrix that takes crop (x, y) to image (x, y)."""
+        height, width = data
+        zoom = float(np.exp(self.R.uniform(*np.log(self.scale))))
+        angle = self.R.randint(4) * np.pi / 2
+        if self.rotate and self.R.rand() < 0.5:
+            angle += self.R.uniform(-np.pi / 4, np.pi / 4)
+        flip = self.R.choice((-1.0, 1.0))
+        cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
+        turn = np.array([[cos * flip, -sin], [sin * flip, cos]])
+        reach = self.size / zoom / 2
+        centre = [self._centre(width, reach), self._centre(height, reach)]
+        middle = np.full(2, (self.size - 1) / 2)
+        self._matrix = np.column_stack([turn, np.asarray(centre) - turn @ middle])
+
+    def _centre(self, side: int, reach: float) -> float:
+        return float(self.R.uniform(reach, side - reach) if side > 2 * reach else side / 2) - 0.5
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
+        sample = dict(data)
+        self.randomize(sample["label"].shape)
+        sample["image"] = np.stack([self._warp(plane, cv2.INTER_LINEAR) for plane in sample["image"]])
+        sample["label"] = self._warp(sample["label"], cv2.INTER_NEAREST)
+        return sample
+
+    def _warp(self, plane: Array, method: int) -> Array:
+        warped: Array = cv2.warpAffine(
+            plane,
+            self._matrix,
+            (self.size, self.size),
+            flags=method | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REFLECT,
+        )
+        return warped
+
+
+class Normalised(MapTransform):  # type: ignore[misc]
+    """The crop by the whole image's statistics (`preparation`), so that a crop looks as it will when segmenting."""
+
+    def __init__(self) -> None:
+        super().__init__(("image",))
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
+        sample = dict(data)
+        sample["image"] = sample.pop("preparation").normalise(sample["image"])
+        return sample
+
+
+class RandIntensityd(Randomizable, MapTransform):  # type: ignore[misc]
+    """Gain, offset and gamma for the image, and a smaller gain for each channel apart (stain); grey stays grey."""
+
+    def __init__(self, intensity: float, gamma: tuple[float, float], stain: float, invert: float) -> None:
+        MapTransform.__init__(self, ("image",))
+        self.intensity, self.gamma, self.stain, self.invert = intensity, gamma, stain, invert
+
+    def randomize(self, data: Any = None) -> None:
+        self._gain = 1 + self.R.uniform(-self.intensity, self.intensity)
+        self._offset = self.R.uniform(-self.intensity, self.intensity) / 2
+        self._exponent = float(np.exp(self.R.uniform(*np.log(self.gamma))))
+        self._stain = 1 + self.R.uniform(-self.stain, self.stain, size=3)
+        self._shift = self.R.uniform(-self.stain, self.stain, size=3) / 2
+        self._invert = self.R.rand() < self.invert
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
+        sample = dict(data)
+        self.randomize()
+        image = np.clip(sample["image"], 0, 1.2) ** self._exponent
+        if len(image) == 3 and not np.array_equal(image[0], image[1]):
+            image = image * self._stain[:, None, None] + self._shift[:, None, None]
+        if self._invert:
+            image = 1 - image
+        sample["image"] = (image * self._gain + self._offset).astype(np.float32)
+        return sample
+
+
+class RandBlurd(Randomizable, MapTransform):  # type: ignore[misc]
+    """Gaussian blur of sigma up to `sigma` px, on a fifth of the samples."""
+
+    def __init__(self, sigma: float) -> None:
+        MapTransform.__init__(self, ("image",))
+        self.sigma = sigma
+
+    def randomize(self, data: Any = None) -> None:
+        self._sigma = float(self.R.uniform(0.3, self.sigma)) if self.R.rand() < 0.2 else 0.0
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
+        sample = dict(data)
+        self.randomize()
+        if self._sigma:
+            sample["image"] = np.stack([cv2.GaussianBlur(plane, (0, 0), self._sigma) for plane in sample["image"]])
+        return sample
+
+
+class EncodeTargetd(MapTransform):  # type: ignore[misc]
+    """Instances to target channels, after all geometry is done, so that borders keep their width in pixels."""
+
+    def __init__(self, target: MaskTarget | SeparatedTarget) -> None:
+        super().__init__(("label",))
+        self.target = target
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
+        sample = dict(data)
+        sample["target"] = encode(sample.pop("label").astype(np.uint32), self.target)
+        return sample
+
+
+def build_augmentation(
+    config: NucleiAugmentation | NoAugmentation, size: int, target: MaskTarget | SeparatedTarget
+) -> Compose:
+    """Crop of `size`, augment as configured, encode the target."""
+    if isinstance(config, NoAugmentation):
+        return Compose([RandWarpCropd(size, rotate=False, scale=(1.0, 1.0)), Normalised(), EncodeTargetd(target)])
+    return Compose(
+        [
+            RandWarpCropd(size, config.rotate, config.scale),
+            Normalised(),
+            RandIntensityd(config.intensity, config.gamma, config.stain, config.invert),
+            RandBlurd(config.blur),
+            RandGaussianNoised(("image",), prob=0.3, std=config.noise),
+            EncodeTargetd(target),
+        ]
+    )

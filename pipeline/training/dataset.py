@@ -1,0 +1,142 @@
+"""From cases to training samples: images and labels in memory once, samples that depend on (seed, epoch, index) alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from skimage.transform import resize
+from torch.utils.data import Dataset
+
+from pipeline.config import CropSampling, FixedSize, MaskTarget, TrainConfig
+from pipeline.data.ingest import load_case
+from pipeline.errors import TrainingError
+from pipeline.model.prepare import Preparation, fit, take_channels
+from pipeline.model.targets import encode
+from pipeline.training.augment import build_augmentation
+from pipeline.types import Array, Case, Event, Labels, Pixels, Watch, unwatched
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled image in memory: `pixels` `(C, Y, X)` in the file's dtype, `labels` `(Y, X)` uint32."""
+
+    case: Case
+    pixels: Array
+    labels: Labels
+    preparation: Preparation
+
+
+def load_examples(
+    cases: Sequence[Case], config: TrainConfig, stride: int, watch: Watch = unwatched
+) -> tuple[Example, ...]:
+    """Read labelled cases; raises what `load_case` raises, and TrainingError where there is none."""
+    examples = []
+    for number, case in enumerate(cases):
+        image, labels = load_case(case)
+        pixels = take_channels(image.pixels, config.prepare.channels)
+        examples.append(Example(case, pixels, labels, fit(pixels, config.prepare, stride=stride)))
+        watch(Event("load", number + 1, len(cases)))
+    if not examples:
+        raise TrainingError("data", "no labelled image", "at least one", "give images with masks, or check the splits")
+    return tuple(examples)
+
+
+def merged_target(labels: Labels, shape: tuple[int, int], target: MaskTarget) -> Pixels:
+    """The merged mask on another grid, `(1, y, x)` float32 of 0 and 1.
+
+    `clean` averages down and cuts at .5. `literal` takes what is non-zero after resizing with anti-aliasing; as the
+    kernels are non-negative, doing so for each instance and taking the maximum, as the guide does, is the same.
+    """
+    soft = resize((labels > 0).astype(np.float64), shape, order=1, mode="constant", anti_aliasing=True)
+    return (soft > (0.0 if target.merge == "literal" else 0.5)).astype(np.float32)[None]
+
+
+def grid_target(example: Example, config: TrainConfig) -> Pixels:
+    """The target on the network's grid, `(K, y, x)` float32, padded like the prepared image."""
+    if isinstance(config.prepare.size, FixedSize):
+        if not isinstance(config.target, MaskTarget):
+            raise TrainingError("target", config.target.kind, "mask, with a fixed size", "set prepare.size to native")
+        planes = merged_target(example.labels, example.preparation.shape, config.target)
+    else:
+        planes = encode(example.labels, config.target)
+    height, width = (-n % example.preparation.stride for n in planes.shape[1:])
+    return np.pad(planes, ((0, 0), (0, height), (0, width)), mode="symmetric")
+
+
+def draw_weights(examples: Sequence[Example], balance: float) -> np.ndarray:
+    """Probability of each example: classes of (modality, size) count by their number to the power 1 - `balance`.
+
+    >>> from types import SimpleNamespace as N
+    >>> few = N(case=N(modality="stained"), labels=np.zeros((256, 256)))
+    >>> many = N(case=N(modality="fluorescence"), labels=np.zeros((256, 256)))
+    >>> draw_weights([few, many, many, many, many], 1.0).round(3).tolist()
+    [0.5, 0.125, 0.125, 0.125, 0.125]
+    """
+    classes = [(e.case.modality, round(np.log2(max(e.labels.size, 1)) / 2)) for e in examples]
+    number = {c: classes.count(c) for c in set(classes)}
+    weights = np.array([number[c] ** -balance for c in classes])
+    return np.asarray(weights / weights.sum())
+
+
+def _warpable(labels: Labels) -> Array:
+    """Labels in a type that OpenCV can warp: uint16, or float32 (exact to 2^24) above 65,535 objects."""
+    return labels.astype(np.uint16 if labels.max(initial=0) < 2**16 else np.float32)
+
+
+class CropDataset(Dataset[dict[str, Any]]):
+    """Augmented crops: sample `index` of `epoch` is the same whoever asks, whenever."""
+
+    def __init__(self, examples: Sequence[Example], config: TrainConfig, sampling: CropSampling) -> None:
+        self.examples, self.seed, self.length = examples, config.seed, sampling.per_epoch
+        self.labels = [_warpable(example.labels) for example in examples]
+        self.weights = draw_weights(examples, sampling.balance)
+        self.transform = build_augmentation(config.augmentation, sampling.size, config.target)
+        self.start_epoch(0)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Draw which example each sample of the epoch comes from, and the seed it is augmented with."""
+        generator = np.random.default_rng((self.seed, epoch))
+        self.chosen = generator.choice(len(self.examples), size=self.length, p=self.weights)
+        self.seeds = generator.integers(2**31, size=self.length)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        example = self.examples[self.chosen[index]]
+        self.transform.set_random_state(seed=int(self.seeds[index]))
+        sample = self.transform(
+            {"image": example.pixels, "label": self.labels[self.chosen[index]], "preparation": example.preparation}
+        )
+        return {key: torch.as_tensor(np.asarray(sample[key], np.float32)) for key in ("image", "target")}
+
+
+class WholeDataset(Dataset[dict[str, Any]]):
+    """Whole images on the network's fixed grid, in an order drawn for each epoch, prepared once."""
+
+    def __init__(self, examples: Sequence[Example], config: TrainConfig) -> None:
+        if not isinstance(config.prepare.size, FixedSize):
+            raise TrainingError("sampling", "whole images", "a fixed size to bring them to", "set prepare.size.kind: fixed")
+        self.seed = config.seed
+        self.samples = [(e.preparation.apply(e.pixels), grid_target(e, config)) for e in examples]
+        self.start_epoch(0)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Draw the order."""
+        self.order = np.random.default_rng((self.seed, epoch)).permutation(len(self.samples))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        image, target = self.samples[self.order[index]]
+        return {"image": torch.from_numpy(image), "target": torch.from_numpy(target)}
+
+
+def build_dataset(examples: Sequence[Example], config: TrainConfig) -> CropDataset | WholeDataset:
+    """The training samples that the config asks for."""
+    if isinstance(config.sampling, CropSampling):
+        return CropDataset(examples, config, config.sampling)
+    return WholeDataset(examples, config)

@@ -1,0 +1,210 @@
+"""The training loop, in view: every epoch's numbers leave by `yield`.
+
+Repeatable: the network is initialised from the seed, sample `i` of epoch `e` depends on (seed, e, i) alone, and each
+epoch seeds torch's generator (dropout) with (seed, e); so a resumed training equals an undisturbed one bit for bit on
+the CPU with the same number of threads. Under a time budget the learning rate follows the clock and is not repeatable.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+import unet
+from pipeline.config import AdamW, Cosine, MaskTarget, TrainConfig
+from pipeline.errors import TrainingError
+from pipeline.model.targets import Thresholds
+from pipeline.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from pipeline.training.dataset import CropDataset, Example, WholeDataset, build_dataset
+from pipeline.training.validate import validate
+from pipeline.types import Event, Watch, unwatched
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One epoch's numbers: `metrics` has train_loss, lr, images_per_second, val_* and epoch_seconds."""
+
+    epoch: int
+    metrics: dict[str, float]
+    better: bool
+
+
+@dataclass
+class Training:
+    """Everything a training carries from epoch to epoch. `best` is the state of the best EMA weights so far."""
+
+    config: TrainConfig
+    network: nn.Module
+    average: nn.Module
+    optimiser: torch.optim.Optimizer
+    loss: unet.DiceBCELoss
+    device: str
+    progress: Progress
+    best: dict[str, Tensor]
+    budget: float | None = None
+    started: float = 0.0
+
+    @property
+    def elapsed(self) -> float:
+        return self.progress.elapsed + time.perf_counter() - self.started
+
+
+def initial_network(config: TrainConfig) -> nn.Module:
+    """The network of the config, initialised from its seed, in channels_last."""
+    torch.manual_seed(config.seed)
+    network = unet.build(config.network.kind, **config.network.model_dump(exclude={"kind"}))
+    return network.to(memory_format=torch.channels_last)
+
+
+def start_training(
+    config: TrainConfig, device: str, *, weights: dict[str, Tensor] | None = None, budget: float | None = None
+) -> Training:
+    """A training at its beginning, from scratch or from `weights` (a network's state); `budget` in seconds."""
+    network, average = initial_network(config).to(device), initial_network(config).to(device)
+    if weights is not None:
+        network.load_state_dict(weights)
+    average.load_state_dict(network.state_dict())
+    average.eval()
+    groups = [p for p in network.parameters() if p.requires_grad]
+    if isinstance(config.optimiser, AdamW):
+        decay = config.optimiser.weight_decay
+        optimiser: torch.optim.Optimizer = torch.optim.AdamW(groups, config.optimiser.lr, weight_decay=decay, fused=True)
+    else:
+        optimiser = torch.optim.Adam(groups, config.optimiser.lr, eps=1e-7, fused=True)  # Keras' epsilon
+    loss = unet.DiceBCELoss(config.loss.dice, config.loss.bce, config.loss.channels).to(device)
+    return Training(config, network, average, optimiser, loss, device, Progress(), {}, budget)
+
+
+def resume_training(training: Training, folder: Path, identity: str) -> None:
+    """Put a training back where its last checkpoint left it."""
+    networks = {"network": training.network, "average": training.average}
+    training.progress, training.best = load_checkpoint(folder, networks, training.optimiser, identity)
+
+
+def write_checkpoint(training: Training, folder: Path, identity: str) -> None:
+    """Save where the training stands."""
+    states = {"network": training.network.state_dict(), "average": training.average.state_dict(), "best": training.best}
+    save_checkpoint(folder, states, training.optimiser, training.progress, identity)
+
+
+def learning_rate(config: TrainConfig, step: int, done: float) -> float:
+    """Rate at `step` (for the warm-up) and `done` in [0, 1] of the whole training."""
+    if not isinstance(config.schedule, Cosine):
+        return config.optimiser.lr
+    warmup = min(1.0, (step + 1) / max(1, config.schedule.warmup_steps))
+    floor = config.schedule.floor
+    cosine = floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, done))) / 2
+    return config.optimiser.lr * warmup * cosine
+
+
+def _done(training: Training, steps: int) -> float:
+    fraction = training.progress.step / (steps * training.config.epochs)
+    return max(fraction, training.elapsed / training.budget) if training.budget else fraction
+
+
+def _out_of_time(training: Training, reserve: float = 0.0) -> bool:
+    return training.budget is not None and training.elapsed + reserve >= training.budget
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    """Exponential moving average of weights and BatchNorm statistics; short memory in the first steps."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for mean, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)
+
+
+def _step(training: Training, batch: dict[str, Tensor]) -> float:
+    config, device = training.config, training.device
+    image = batch["image"].to(device, memory_format=torch.channels_last, non_blocking=True)
+    target = batch["target"].to(device, non_blocking=True)
+    with torch.autocast("cuda", torch.bfloat16, enabled=device.startswith("cuda")):
+        logits = training.network(image)
+    logits = [level.float() for level in logits] if isinstance(logits, list) else logits.float()
+    loss: Tensor = training.loss(logits, target)
+    if not torch.isfinite(loss):
+        raise TrainingError(f"step {training.progress.step}", f"loss {loss.item()}", "a finite one", "lower optimiser.lr")
+    training.optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if config.clip:
+        nn.utils.clip_grad_norm_(training.network.parameters(), config.clip)
+    training.optimiser.step()
+    _follow(training.average, training.network, config.ema, training.progress.step)
+    training.progress.step += 1
+    return float(loss.item())
+
+
+def _epoch(training: Training, data: CropDataset | WholeDataset, reserve: float, watch: Watch) -> dict[str, float]:
+    """One pass; stops early where the time budget ends. `reserve` is what validation will take, in seconds."""
+    config, epoch = training.config, training.progress.epoch
+    data.start_epoch(epoch)
+    torch.manual_seed(config.seed * 100_003 + epoch)
+    workers = 4 if training.device.startswith("cuda") else 0
+    loader = DataLoader(data, config.batch_size, num_workers=workers, pin_memory=workers > 0)
+    steps, losses, images, start = len(loader), 0.0, 0, time.perf_counter()
+    rate = config.optimiser.lr
+    training.network.train()
+    for number, batch in enumerate(loader):
+        rate = learning_rate(config, training.progress.step, _done(training, steps))
+        for group in training.optimiser.param_groups:
+            group["lr"] = rate
+        losses += _step(training, batch) * len(batch["image"])
+        images += len(batch["image"])
+        left = _seconds_left(training, steps)
+        watch(Event("train", number + 1, steps, {"epoch": epoch + 1, "loss": losses / images, "seconds_left": left}))
+        if _out_of_time(training, reserve):
+            break
+    seconds = time.perf_counter() - start
+    return {"train_loss": losses / images, "lr": rate, "images_per_second": images / seconds, "train_seconds": seconds}
+
+
+def _seconds_left(training: Training, steps: int) -> float:
+    done = _done(training, steps)
+    by_steps = training.elapsed * (1 - done) / max(done, 1e-6)
+    return min(by_steps, training.budget - training.elapsed) if training.budget else by_steps
+
+
+def run_training(
+    training: Training,
+    examples: Sequence[Example],
+    validation: Sequence[Example],
+    folder: Path,
+    identity: str,
+    watch: Watch = unwatched,
+) -> Iterator[EpochResult]:
+    """Train until the epochs, the patience or the time are used up, one result an epoch, a checkpoint after each."""
+    config, progress = training.config, training.progress
+    data = build_dataset(examples, config)
+    thresholds = Thresholds(minimum_area=1) if isinstance(config.target, MaskTarget) else Thresholds()
+    training.started, reserve = time.perf_counter(), 0.0
+    while progress.epoch < config.epochs and not _out_of_time(training, reserve) and not _patience_over(training):
+        start = time.perf_counter()
+        metrics = _epoch(training, data, reserve, watch)
+        network = training.average if config.ema else training.network
+        metrics |= validate(network, validation, config, thresholds, training.loss, training.device)
+        reserve = time.perf_counter() - start - metrics["train_seconds"]
+        metrics["epoch_seconds"] = time.perf_counter() - start
+        score = metrics["val_map"] if config.stopping.watch == "score" else -metrics["val_loss"]
+        better = score > progress.best
+        if better:
+            progress.best, progress.best_epoch = score, progress.epoch
+            training.best = {name: t.detach().cpu().clone() for name, t in network.state_dict().items()}
+        progress.epoch += 1
+        progress.elapsed, training.started = training.elapsed, time.perf_counter()
+        progress.history.append({"epoch": float(progress.epoch), **metrics})
+        write_checkpoint(training, folder, identity)
+        yield EpochResult(progress.epoch, metrics, better)
+
+
+def _patience_over(training: Training) -> bool:
+    stopping, progress = training.config.stopping, training.progress
+    since = progress.epoch - 1 - progress.best_epoch
+    return progress.epoch >= stopping.minimum_epochs and progress.best_epoch >= 0 and since >= stopping.patience

@@ -1,0 +1,120 @@
+"""How good the network is on images it does not learn from: once an epoch, quickly; at the end, whole images.
+
+The score of an epoch is taken on the middle of each image, at most `WINDOW` px a side: it picks the best epoch and
+stops the training. What a model is worth is said by `maskline evaluate` on whole images of another split.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+import unet
+from pipeline.config import FixedSize, MaskTarget, SeparatedTarget, TrainConfig
+from pipeline.model.targets import Thresholds, decode
+from pipeline.scoring.metrics import Scores, match
+from pipeline.training.dataset import Example, grid_target
+from pipeline.types import Event, Labels, Pixels, Watch, unwatched
+
+WINDOW = 384
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the network says of one example: probabilities `(K, Y, X)` and the truth on the same grid."""
+
+    example: Example
+    probabilities: Pixels
+    truth: Labels
+    loss: float
+
+
+def _middle(example: Example, side: int) -> Example:
+    """The example cut down to its middle, with the whole image's statistics."""
+    height, width = example.labels.shape
+    top, left = max(0, (height - side) // 2), max(0, (width - side) // 2)
+    box = np.s_[top : top + side, left : left + side]
+    labels = example.labels[box]
+    shape = (int(labels.shape[0]), int(labels.shape[1]))
+    preparation = replace(example.preparation, shape=shape, original=shape)
+    return replace(example, pixels=example.pixels[:, *box], labels=labels, preparation=preparation)
+
+
+def answers(
+    network: nn.Module,
+    examples: Sequence[Example],
+    config: TrainConfig,
+    loss: unet.DiceBCELoss,
+    device: str,
+    window: int | None = None,
+) -> Iterator[Answer]:
+    """Predict each example, cut to its middle `window` unless the size is fixed anyway."""
+    network.eval()
+    for example in examples:
+        if window is not None and not isinstance(config.prepare.size, FixedSize):
+            example = _middle(example, window)
+        image = torch.from_numpy(example.preparation.apply(example.pixels))[None].to(device)
+        target = torch.from_numpy(grid_target(example, config))[None].to(device)
+        with torch.inference_mode():
+            logits = network(image.to(memory_format=torch.channels_last)).float()
+            value = float(loss(logits, target).item())
+            planes = torch.sigmoid(logits)[0].cpu().numpy()
+        yield Answer(example, example.preparation.undo(planes), example.labels, value)
+
+
+def validate(
+    network: nn.Module,
+    examples: Sequence[Example],
+    config: TrainConfig,
+    thresholds: Thresholds,
+    loss: unet.DiceBCELoss,
+    device: str,
+) -> dict[str, float]:
+    """val_loss, val_dice, val_iou, val_map (means over images), val_ap50 (pooled)."""
+    losses, scores = [], []
+    for answer in answers(network, examples, config, loss, device, WINDOW):
+        losses.append(answer.loss)
+        scores.append(match(answer.truth, decode(answer.probabilities, config.target, thresholds)))
+    return {"val_loss": float(np.mean(losses)), **_summary(scores)}
+
+
+def _summary(scores: Sequence[Scores]) -> dict[str, float]:
+    pooled = sum(scores, Scores())
+    return {
+        "val_dice": float(np.mean([s.dice for s in scores])),
+        "val_iou": float(np.mean([s.iou for s in scores])),
+        "val_map": float(np.mean([s.dsb_score for s in scores])),
+        "val_ap50": pooled.ap(0.5),
+    }
+
+
+_GRID: dict[str, tuple[float, ...]] = {
+    "foreground": (0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7),
+    "seed": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
+    "border": (0.0, 0.25, 0.5, 0.75, 1.0),
+    "minimum_area": (5, 10, 15, 20, 30, 45),
+    "minimum_seed": (1, 3, 6, 10),
+}
+
+
+def tune_thresholds(
+    found: Sequence[Answer], target: MaskTarget | SeparatedTarget, watch: Watch = unwatched
+) -> tuple[Thresholds, float]:
+    """Thresholds with the best Data Science Bowl score on `found`, by coordinate ascent from the defaults, two rounds."""
+
+    def score(thresholds: Thresholds) -> float:
+        scores = [match(a.truth, decode(a.probabilities, target, thresholds)).dsb_score for a in found]
+        return float(np.mean(scores))
+
+    best = Thresholds()
+    value = score(best)
+    names = [name for name in _GRID if isinstance(target, SeparatedTarget) or name in ("foreground", "minimum_area")]
+    for step, name in enumerate(names * 2):
+        for choice in _GRID[name]:
+            candidate = replace(best, **{name: choice})
+            if candidate != best and (reached := score(candidate)) > value + 1e-4:
+                best, value = candidate, reached
+        watch(Event("tune", step + 1, 2 * len(names), {"map": value}))
+    return best, value

@@ -1,0 +1,105 @@
+"""Tiles give the whole-image answer; every pixel lies in exactly one core."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import unet
+from pipeline.config import NucleiUNet, PrepareConfig, SeparatedTarget
+from pipeline.errors import ImageError, ModelError
+from pipeline.inference.predict import predict
+from pipeline.inference.segment import Segmenter
+from pipeline.inference.windows import plan_tiles
+from pipeline.model.bundle import ModelRecord, TrainedModel, describe_network
+from pipeline.types import Geometry, Image, Window
+
+
+def make_model(diameter: float | None = None, channels: int = 3) -> TrainedModel:
+    config = NucleiUNet(filters=(4, 6, 8), in_channels=channels)
+    torch.manual_seed(2)
+    network = unet.build(config.kind, **config.model_dump(exclude={"kind"})).eval()
+    stride, halo = describe_network(network, channels)
+    record = ModelRecord(
+        name="t",
+        network=config,
+        prepare=PrepareConfig(channels=channels),
+        target=SeparatedTarget(),
+        outputs=("foreground", "border", "distance"),
+        stride=stride,
+        halo=halo,
+        diameter=diameter,
+    )
+    return TrainedModel(network, record, "digest")
+
+
+@dataclass
+class Source:
+    """An image in memory that acts as an opened file."""
+
+    pixels: np.ndarray
+    geometry: Geometry = Geometry.pixels()
+    path: Path = Path("memory")
+
+    def read(self, window: Window | None = None) -> Image:
+        return Image(self.pixels, self.geometry)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5), st.integers(0, 3), st.sampled_from([1, 4]))
+@settings(max_examples=60, deadline=None)
+def test_every_pixel_lies_in_exactly_one_core(h: int, w: int, core: int, halo: int, stride: int) -> None:
+    """Counted by painting; cores start on the stride and read windows stay inside the image."""
+    shape = (h * stride, w * stride)
+    painted = np.zeros(shape, int)
+    for tile in plan_tiles(shape, core * stride, halo * stride, stride):
+        painted[tile.core.slices] += 1
+        assert all(start % stride == 0 for start in (*tile.core.start, *tile.read.start))
+        assert all(0 <= a and b <= side for a, b, side in zip(tile.read.start, tile.read.stop, shape, strict=True))
+        assert np.zeros(tile.read.shape)[tile.inner].shape == tile.core.shape
+    assert (painted == 1).all()
+
+
+@pytest.mark.parametrize("core", [16, 32, 48, 80])
+def test_tiles_give_the_whole_image_answer(core: int) -> None:
+    """Also at the image's edges; the error is that of floating point."""
+    model = make_model()
+    image = np.random.default_rng(0).normal(size=(3, 112, 144)).astype(np.float32)
+    whole = predict(model, image)
+    assert whole.std() > 0.01
+    np.testing.assert_allclose(predict(model, image, core=core), whole, atol=1e-6)
+
+
+def test_a_halo_one_step_short_is_not_enough() -> None:
+    """The derived halo is no larger than it must be: with one stride less the answer differs."""
+    model = make_model()
+    assert model.record.halo is not None
+    short = TrainedModel(model.network, model.record.model_copy(update={"halo": model.record.halo - 4}), "d")
+    image = np.random.default_rng(0).normal(size=(3, 112, 144)).astype(np.float32)
+    assert np.abs(predict(short, image, core=32) - predict(model, image)).max() > 1e-5
+
+
+def test_segmenting_keeps_the_file_s_grid() -> None:
+    """Any size, also with a diameter that rescales: labels, probabilities and image have the file's height and width."""
+    pixels = np.random.default_rng(0).integers(0, 255, (1, 45, 70)).astype(np.uint8)
+    for diameter in (None, 30.0, 7.5):
+        found = Segmenter(make_model(diameter=15.0), "cpu").segment(Source(pixels), diameter=diameter)
+        assert found.labels.shape == (45, 70) and found.labels.dtype == np.uint32
+        assert found.probabilities.shape == (3, 45, 70)
+        assert found.statistics["zoom"] == (15.0 / diameter if diameter else 1.0)
+        assert set(found.seconds) == {"read", "prepare", "predict", "decode"}
+
+
+def test_what_the_model_does_not_know_stops_with_a_message() -> None:
+    """A diameter or a pixel size that the model has no measure for is refused, not ignored; so are volumes."""
+    pixels = np.zeros((1, 20, 20), np.uint8)
+    segmenter = Segmenter(make_model(), "cpu")
+    with pytest.raises(ModelError, match="--diameter"):
+        segmenter.segment(Source(pixels), diameter=10.0)
+    with pytest.raises(ModelError, match="--pixel-size"):
+        segmenter.segment(Source(pixels), pixel_size=0.5)
+    with pytest.raises(ImageError, match="3-D"):
+        segmenter.segment(Source(np.zeros((1, 4, 20, 20), np.uint8)))

@@ -1,0 +1,94 @@
+"""Preparing an image, and the way back."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.config import Divide, FixedSize, Percentile, PrepareConfig
+from pipeline.errors import ImageError
+from pipeline.model.prepare import fit, resize_planes, take_channels
+
+RANDOM = np.random.default_rng(0)
+
+
+def test_percentiles_become_zero_and_one() -> None:
+    """0..100 evenly: the 10th percentile is 10, the 90th is 90, so 10 -> 0, 50 -> .5, 90 -> 1."""
+    pixels = np.arange(101, dtype=np.uint8)[None, None, :]
+    config = PrepareConfig(channels=1, normalise=Percentile(low=10, high=90))
+    values = fit(pixels, config, stride=1).apply(pixels)
+    np.testing.assert_allclose(values[0, 0, [10, 50, 90]], [0, 0.5, 1], atol=1e-6)
+
+
+def test_inverse_range_and_offset_do_not_matter() -> None:
+    """A 16-bit image that uses a sliver of its range prepares like its 8-bit original."""
+    pixels = RANDOM.integers(0, 256, (1, 40, 40)).astype(np.uint8)
+    sliver = (pixels.astype(np.uint16) * 10 + 30_000).astype(np.uint16)
+    config = PrepareConfig(channels=1)
+    a, b = (fit(p, config, stride=16).apply(p) for p in (pixels, sliver))
+    np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_constant_channel_becomes_zero() -> None:
+    """No division by nothing: a blank image is 0 everywhere."""
+    blank = np.full((1, 20, 20), 77, np.uint8)
+    assert not fit(blank, PrepareConfig(channels=1), stride=16).apply(blank).any()
+
+
+@given(st.integers(1, 70), st.integers(1, 70))
+@settings(max_examples=25, deadline=None)
+def test_undo_gives_the_file_s_size(height: int, width: int) -> None:
+    """Padded to the stride, cut back: at the native size undo is exact for any size, one pixel included."""
+    pixels = RANDOM.integers(0, 256, (3, height, width)).astype(np.uint8)
+    preparation = fit(pixels, PrepareConfig(), stride=16)
+    prepared = preparation.apply(pixels)
+    assert prepared.dtype == np.float32 and not prepared.shape[1] % 16 and not prepared.shape[2] % 16
+    np.testing.assert_array_equal(preparation.undo(prepared), prepared[:, :height, :width])
+
+
+def test_fixed_size_goes_there_and_back() -> None:
+    """The guide's 128 x 128, whatever came; a flat plane stays flat."""
+    pixels = np.full((3, 50, 90), 51, np.uint8)
+    preparation = fit(pixels, PrepareConfig(normalise=Divide(), size=FixedSize()), stride=16)
+    prepared = preparation.apply(pixels)
+    assert prepared.shape == (3, 128, 128)
+    np.testing.assert_allclose(preparation.undo(prepared), np.full((3, 50, 90), 0.2), atol=1e-6)
+
+
+def test_zoom_halves() -> None:
+    """Nuclei twice the model's size: the image goes in at half its size."""
+    pixels = RANDOM.integers(0, 256, (1, 64, 96)).astype(np.uint8)
+    assert fit(pixels, PrepareConfig(channels=1), stride=16, zoom=0.5).shape == (32, 48)
+
+
+def test_shrinking_averages_areas() -> None:
+    """Two by two pixels become their mean."""
+    plane = np.arange(16, dtype=np.float32).reshape(1, 4, 4)
+    np.testing.assert_allclose(resize_planes(plane, (2, 2)), [[[2.5, 4.5], [10.5, 12.5]]])
+
+
+def test_grey_fills_three_channels_and_surplus_is_refused() -> None:
+    """Nothing is dropped in silence; --channel chooses, counting from 0."""
+    grey = np.arange(4, dtype=np.uint8).reshape(1, 2, 2)
+    assert (take_channels(grey, 3) == grey).all() and take_channels(grey, 3).shape == (3, 2, 2)
+    five = np.stack([np.full((2, 2), i, np.uint8) for i in range(5)])
+    assert (take_channels(five, 3, chosen=4) == 4).all()
+    with pytest.raises(ImageError, match="5 in the image"):
+        take_channels(five, 3)
+    with pytest.raises(ImageError, match="--channel"):
+        take_channels(five, 3, chosen=5)
+
+
+def test_colour_to_grey_is_luma() -> None:
+    """Rec. 601: pure green is 0.587."""
+    green = np.zeros((3, 1, 1), np.float32)
+    green[1] = 1
+    assert take_channels(green, 1)[0, 0, 0] == pytest.approx(0.587)
+
+
+def test_nan_and_empty_images_are_refused() -> None:
+    """With a reason, before the network sees them."""
+    with pytest.raises(ImageError, match="NaN"):
+        fit(np.full((1, 4, 4), np.nan, np.float32), PrepareConfig(channels=1), stride=16)
+    with pytest.raises(ImageError, match="at least one pixel"):
+        fit(np.zeros((1, 0, 4), np.uint8), PrepareConfig(channels=1), stride=16)

@@ -1,0 +1,70 @@
+"""The networks are the ones their sources describe."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import unet
+from pipeline.config import GuideUNet, NetworkConfig, NucleiUNet
+
+KINDS = [GuideUNet(), NucleiUNet(), NucleiUNet(deep_supervision=True)]
+
+
+def make(config: NetworkConfig) -> nn.Module:
+    torch.manual_seed(0)
+    return unet.build(config.kind, **config.model_dump(exclude={"kind"}))
+
+
+def test_guide_network_has_the_published_number_of_parameters() -> None:
+    """1,941,105 on three channels, as Keras' summary of the guide's model prints."""
+    assert sum(p.numel() for p in make(GuideUNet()).parameters()) == 1_941_105
+
+
+def test_guide_network_has_its_layers() -> None:
+    """Nine levels of two 3x3 convolutions, four 2x2 transposed ones, a 1x1 head, dropout .1 .1 .2 .2 .3 and back."""
+    modules = list(make(GuideUNet()).modules())
+    convolutions = [m for m in modules if isinstance(m, nn.Conv2d)]
+    assert [m.kernel_size for m in convolutions] == [(3, 3)] * 18 + [(1, 1)]
+    assert [m.kernel_size for m in modules if isinstance(m, nn.ConvTranspose2d)] == [(2, 2)] * 4
+    assert [m.p for m in modules if isinstance(m, nn.Dropout)] == [0.1, 0.1, 0.2, 0.2, 0.3, 0.2, 0.2, 0.1, 0.1]
+
+
+def test_guide_network_is_initialised_as_he_normal() -> None:
+    """A large layer's weights have the deviation sqrt(2 / fan_in) and none beyond two of the uncut normal's."""
+    weight = make(GuideUNet()).down[4][3].weight.detach()  # 256 x 256 x 3 x 3
+    he = (2 / (9 * 256)) ** 0.5
+    assert weight.std().item() == pytest.approx(he, rel=0.01)
+    assert weight.abs().max().item() <= 2 * he / 0.8796
+
+
+@pytest.mark.parametrize("config", KINDS, ids=lambda c: f"{c.kind}{getattr(c, 'deep_supervision', '')}")
+def test_output_has_the_input_size(config: NetworkConfig) -> None:
+    """Logits have the image's height and width and the configured channels, in evaluation mode as one tensor."""
+    network = make(config).eval()
+    with torch.inference_mode():
+        assert network(torch.zeros(2, 3, 48, 64)).shape == (2, config.out_channels, 48, 64)
+    assert network.stride == 16
+
+
+def test_every_configured_kind_builds_and_every_kind_is_configured() -> None:
+    """The config's union and the networks' table name the same kinds."""
+    assert {config.kind for config in KINDS} == set(unet.network_kinds())
+    with pytest.raises(KeyError):
+        unet.build("unknown")
+
+
+def test_deep_supervision_gives_each_level_its_logits() -> None:
+    """While training: finest first, each level half the size of the one before."""
+    network = make(NucleiUNet(deep_supervision=True)).train()
+    shapes = [tuple(level.shape) for level in network(torch.zeros(2, 3, 64, 64))]
+    assert shapes == [(2, 3, 64, 64), (2, 3, 32, 32), (2, 3, 16, 16)]
+
+
+def test_evaluation_does_not_look_at_the_rest_of_the_batch() -> None:
+    """No test-time statistics: an image's logits are the same alone and beside another."""
+    network = make(NucleiUNet()).eval()
+    images = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        together, alone = network(images)[:1], network(images[:1])
+    np.testing.assert_allclose(together.numpy(), alone.numpy(), atol=1e-5)

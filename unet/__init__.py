@@ -1,0 +1,10 @@
+"""Networks and losses: torch and MONAI blocks; knows tensors, nothing else.
+
+Batches are `(N, C, Y, X)` float32, outputs are logits `(N, K, Y, X)`. `build(kind, ...)` is the one place where a
+network's name is known.
+"""
+
+from unet.losses import DiceBCELoss
+from unet.networks import build, network_kinds
+
+__all__ = ["DiceBCELoss", "build", "network_kinds"]
