@@ -48,8 +48,10 @@ class RandWarpCropd(Randomizable, MapTransform):  # type: ignore[misc]
         turn = np.array([[cos * flip, -sin], [sin * flip, cos]])
         reach = self.size / zoom / 2
         centre = [self._centre(width, reach), self._centre(height, reach)]
-        middle = np.full(2, (self.size - 1) / 2)
-        self._matrix = np.column_stack([turn, np.asarray(centre) - turn @ middle])
+        shift = np.asarray(centre) - turn @ np.full(2, (self.size - 1) / 2)
+        if np.allclose(turn, np.round(turn)):  # nothing to resample: stay on the pixel grid
+            turn, shift = np.round(turn), np.round(shift)
+        self._matrix = np.column_stack([turn, shift])
 
     def _centre(self, side: int, reach: float) -> float:
         return float(self.R.uniform(reach, side - reach) if side > 2 * reach else side / 2) - 0.5

@@ -61,6 +61,14 @@ def save_checkpoint(
             old.unlink()
 
 
+def _match_layout(optimiser: torch.optim.Optimizer) -> None:
+    """Give moments the memory layout of their parameters: the fused kernels walk both by raw address."""
+    for parameter, moments in optimiser.state.items():
+        for name, tensor in moments.items():
+            if torch.is_tensor(tensor) and tensor.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter).copy_(tensor)
+
+
 def load_checkpoint(
     folder: Path, networks: dict[str, nn.Module], optimiser: torch.optim.Optimizer, identity: str
 ) -> tuple[Progress, dict[str, Tensor]]:
@@ -84,4 +92,5 @@ def load_checkpoint(
     indices = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("optimiser.")})
     state["state"] = {index: _part(tensors, f"optimiser.{index}") for index in indices}
     optimiser.load_state_dict(state)
+    _match_layout(optimiser)
     return Progress(**record["progress"]), _part(tensors, "best")

@@ -92,10 +92,10 @@ def _summary(scores: Sequence[Scores]) -> dict[str, float]:
 
 _GRID: dict[str, tuple[float, ...]] = {
     "foreground": (0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7),
-    "seed": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
+    "seed": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     "border": (0.0, 0.25, 0.5, 0.75, 1.0),
     "minimum_area": (5, 10, 15, 20, 30, 45),
-    "minimum_seed": (1, 3, 6, 10),
+    "minimum_seed": (1, 3, 6, 10, 15, 20),
 }
 
 

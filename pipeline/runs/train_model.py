@@ -1,0 +1,281 @@
+"""Train a model from labelled images, keep it, show it: the whole job."""
+
+import csv
+import hashlib
+import io
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.config import LastFraction, TrainConfig
+from pipeline.data.files import atomic_write
+from pipeline.data.manifest import Manifest, load_data
+from pipeline.errors import TrainingError
+from pipeline.inference.predict import choose_device
+from pipeline.model.bundle import (
+    ModelRecord,
+    TrainedModel,
+    describe_network,
+    load_model,
+    record_thresholds,
+    save_model,
+)
+from pipeline.model.targets import Thresholds, channel_names, decode
+from pipeline.results.run import Run
+from pipeline.training.dataset import Example, load_examples
+from pipeline.training.train import EpochResult, Training, resume_training, run_training, start_training
+from pipeline.training.validate import Answer, answers, tune_thresholds
+from pipeline.types import FORMAT_VERSION, Case, Watch, unwatched
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training left: the model's folder and digest, its numbers, and where to look at its run."""
+
+    model: Path
+    digest: str
+    numbers: Mapping[str, float]
+    ended: str
+    run_url: str = ""
+    version: str = ""
+    history: Sequence[Mapping[str, float]] = field(default=())
+
+    def lines(self) -> list[str]:
+        """A few lines for a person."""
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in self.numbers.items())
+        seen = [f"registered as version {self.version}"] if self.version else []
+        return [f"model in {self.model} ({self.ended})", numbers, *seen, *([f"run: {self.run_url}"] if self.run_url else [])]
+
+
+def split_for_training(manifest: Manifest, config: TrainConfig) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+    """Cases to learn from and cases to validate on; test cases are never among them."""
+    learn, check = manifest.split("train"), manifest.split("val")
+    if isinstance(config.validation, LastFraction):
+        everything = learn + check
+        kept = round(len(everything) * (1 - config.validation.fraction))
+        learn, check = everything[:kept], everything[kept:]
+    if not learn or not check:
+        raise TrainingError(
+            "data",
+            f"{len(learn)} images to train on and {len(check)} to validate on",
+            "at least one of each",
+            "give more labelled images, or set the split column of the manifest",
+        )
+    return learn, check
+
+
+def _identity(config: TrainConfig, manifest: Manifest, start: TrainedModel | None) -> str:
+    parts = [config.model_dump_json(), manifest.digest, start.digest if start else ""]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _provenance(config: TrainConfig, manifest: Manifest, training: Training, ended: str) -> dict[str, Any]:
+    return {
+        "config": config.model_dump(mode="json"),
+        "manifest_digest": manifest.digest,
+        "epochs": training.progress.epoch,
+        "best_epoch": training.progress.best_epoch + 1,
+        "ended": ended,
+        "seconds": round(training.progress.elapsed, 1),
+        "hardware": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {training.device}",
+        "torch": torch.__version__,
+    }
+
+
+def _diameter(examples: Sequence[Example]) -> float | None:
+    """Median diameter, in px, of circles as large as the objects."""
+    areas = [np.bincount(e.labels.ravel())[1:] for e in examples]
+    flat = np.concatenate(areas)
+    return float(np.median(2 * np.sqrt(flat[flat > 0] / np.pi)).round(2)) if (flat > 0).any() else None
+
+
+def _table(history: Sequence[Mapping[str, float]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(history[0]) if history else ["epoch"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    return text.getvalue().encode()
+
+
+def _how_it_ended(training: Training, interrupted: bool) -> str:
+    config, progress = training.config, training.progress
+    if interrupted:
+        return "stopped by the user"
+    if progress.epoch >= config.epochs:
+        return "all epochs done"
+    if training.budget is not None and training.elapsed >= 0.9 * training.budget:
+        return "time budget used up"
+    return f"no better for {config.stopping.patience} epochs"
+
+
+def _epochs(results: Iterator[EpochResult], run: Run | None) -> bool:
+    """Log every epoch as it comes; True where Ctrl-C ended it."""
+    try:
+        for result in results:
+            if run is not None:
+                run.log_metrics({**result.metrics, "best": float(result.better)}, result.epoch)
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+def _finish(
+    training: Training, found: Sequence[Answer], manifest: Manifest, examples: Sequence[Example], out: Path, ended: str, watch: Watch
+) -> tuple[str, Thresholds, float]:
+    config = training.config
+    thresholds, score = Thresholds(minimum_area=1), float("nan")
+    if config.tune_thresholds:
+        thresholds, score = tune_thresholds(found, config.target, watch)
+    stride, halo = describe_network(training.average.cpu(), config.prepare.channels)
+    record = ModelRecord(
+        name=config.name,
+        network=config.network,
+        prepare=config.prepare,
+        target=config.target,
+        thresholds=record_thresholds(thresholds),
+        outputs=channel_names(config.target),
+        stride=stride,
+        halo=halo,
+        diameter=_diameter(examples),
+        provenance=_provenance(config, manifest, training, ended),
+    )
+    return save_model(out / "model", training.average, record, half=True), thresholds, score
+
+
+def _pictures(found: Sequence[Answer], training: Training, thresholds: Thresholds) -> Iterator[tuple[str, bytes]]:
+    """Image, truth and prediction side by side for a few validation images, spread over the modalities."""
+    from pipeline.results.pictures import png, training_sample
+    from pipeline.types import Geometry, Image
+
+    order = sorted(range(len(found)), key=lambda i: (i % 7, found[i].example.case.modality))
+    for i in order[: training.config.sample_pictures]:
+        answer = found[i]
+        predicted = decode(answer.probabilities, training.config.target, thresholds)
+        image = Image(answer.example.pixels, Geometry.pixels())
+        yield f"samples/{i:03d}.png", png(training_sample(image, answer.truth, predicted))
+
+
+@contextmanager
+def _tracked(config: TrainConfig, data: Path, manifest: Manifest, track: bool, resumed: bool) -> Iterator[tuple[Any, Run | None]]:
+    if not track:
+        with nullcontext():
+            yield None, None
+        return
+    from pipeline.results.tracking import open_tracking
+
+    tracking = open_tracking("maskline-training")
+    params = {**config.model_dump(mode="json"), "data": str(data)}
+    tags = {"maskline.job": "train", "maskline.manifest_digest": manifest.digest, "maskline.resumed": str(resumed)}
+    with tracking.start(f"train {config.name}", params, tags) as run:
+        yield tracking, run
+
+
+def _begin(
+    config: TrainConfig, manifest: Manifest, start: Path | None, resume: bool, budget: float | None, device: str, folder: Path
+) -> tuple[Training, str]:
+    model = load_model(start) if start else None
+    if model is not None and model.record.network != config.network:
+        raise TrainingError(f"--from {start}", "another network", "the config's", "train it with the config it was made with")
+    weights = dict(model.network.state_dict()) if model else None
+    training = start_training(config, choose_device(device), weights=weights, budget=budget)
+    identity = _identity(config, manifest, model)
+    if resume:
+        resume_training(training, folder, identity)
+    elif (folder / "checkpoint.json").exists():
+        raise TrainingError(str(folder), "a training that was begun", "an empty --out", "add --resume, or use another --out")
+    return training, identity
+
+
+def train_model(
+    config: TrainConfig,
+    data: Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    start: Path | None = None,
+    time_budget: float | None = None,
+    device: str = "auto",
+    track: bool = True,
+    watch: Watch = unwatched,
+) -> Trained:
+    """Train on a manifest's train split, validate on its val split, write the model to `out/model`.
+
+    Parameters
+    ----------
+    data : manifest CSV or labelled folder.
+    out : holds model/ (the result), checkpoint/ (what --resume needs), history.csv, train.json and samples/.
+    resume : go on from `out/checkpoint`; bit for bit the undisturbed training on the CPU without a time budget.
+    start : a model folder whose weights to begin with (same network).
+    time_budget : seconds of training, validation included; tuning and writing come on top.
+
+    Ctrl-C stops after the current step and keeps the best model of the epochs that were finished. Raises TrainingError
+    where nothing can be trained, no epoch was finished, or the loss is not finite.
+    """
+    manifest = load_data(data)
+    learn, check = split_for_training(manifest, config)
+    out.mkdir(parents=True, exist_ok=True)
+    training, identity = _begin(config, manifest, start, resume, time_budget, device, out / "checkpoint")
+    stride = int(training.network.stride)  # type: ignore[arg-type]
+    with _tracked(config, data, manifest, track, resume) as (tracking, run):
+        examples = load_examples(learn, config, stride, watch)
+        validation = load_examples(check, config, stride, watch)
+        interrupted = _epochs(run_training(training, examples, validation, out / "checkpoint", identity, watch), run)
+        if not training.best:
+            raise TrainingError("training", "no finished epoch", "at least one", "give it more time, or smaller epochs")
+        training.average.load_state_dict(training.best)
+        found = list(answers(training.average, validation, config, training.loss, training.device))
+        ended = _how_it_ended(training, interrupted)
+        digest, thresholds, tuned = _finish(training, found, manifest, examples, out, ended, watch)
+        pictures = list(_pictures(found, training, thresholds))
+        numbers = _numbers(training, tuned)
+        _write(out, training.progress.history, pictures, numbers, manifest, ended)
+        version = _publish(tracking, run, out, numbers, config.name) if run is not None else ""
+        url = run.url if run is not None else ""
+    return Trained(out / "model", digest, numbers, ended, url, version, training.progress.history)
+
+
+def _numbers(training: Training, tuned: float) -> dict[str, float]:
+    progress = training.progress
+    best = progress.history[progress.best_epoch]
+    numbers = {name: best[name] for name in ("val_dice", "val_iou", "val_map", "val_ap50")}
+    return {**numbers, "val_map_tuned": tuned, "epochs": progress.epoch, "minutes": round(progress.elapsed / 60, 1)}
+
+
+def _write(
+    out: Path,
+    history: Sequence[Mapping[str, float]],
+    pictures: Sequence[tuple[str, bytes]],
+    numbers: Mapping[str, float],
+    manifest: Manifest,
+    ended: str,
+) -> None:
+    (out / "samples").mkdir(exist_ok=True)
+    for name, picture in pictures:
+        atomic_write(out / name, picture)
+    atomic_write(out / "history.csv", _table(history))
+    record = {
+        "format_version": FORMAT_VERSION,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "ended": ended,
+        "manifest_digest": manifest.digest,
+        "numbers": {name: value if np.isfinite(value) else None for name, value in numbers.items()},
+    }
+    atomic_write(out / "train.json", (json.dumps(record, indent=2) + "\n").encode())
+
+
+def _publish(tracking: Any, run: Run, out: Path, numbers: Mapping[str, float], name: str) -> str:
+    """Show in MLflow what people look at, and register the model; only `models promote` moves an alias."""
+    run.log_metrics({f"final_{key}": value for key, value in numbers.items()})
+    show: Callable[..., None] = run.log_file
+    for path in (out / "history.csv", out / "train.json"):
+        show(path)
+    show(out / "samples", "samples")
+    return str(tracking.register(out / "model", name, run))

@@ -1,0 +1,89 @@
+"""Augmentation draws from its own state, moves image and labels together, and keeps targets in range."""
+
+import numpy as np
+import pytest
+
+from pipeline.config import NoAugmentation, NucleiAugmentation, PrepareConfig, SeparatedTarget
+from pipeline.model.prepare import fit
+from pipeline.training.augment import RandIntensityd, RandWarpCropd, build_augmentation
+
+
+def sample(side: int = 96) -> dict[object, object]:
+    """A grey image whose pixels are its labels, so that both must move alike."""
+    labels = np.zeros((side, side), np.uint16)
+    labels[20:40, 30:60] = 1
+    labels[40:60, 30:60] = 2
+    labels[5:9, 70:90] = 1  # off every axis of symmetry
+    pixels = np.repeat((labels * 100).astype(np.uint8)[None], 3, axis=0)
+    return {"image": pixels, "label": labels, "preparation": fit(pixels, PrepareConfig(), stride=16)}
+
+
+def test_without_augmentation_a_crop_is_a_turned_piece_of_the_image() -> None:
+    """Scale 1 and quarter turns: nothing is resampled, so the crop's values are the image's values."""
+    warp = RandWarpCropd(32, rotate=False, scale=(1.0, 1.0))
+    for seed in range(12):
+        warp.set_random_state(seed=seed)
+        crop = warp(sample())
+        assert crop["image"].shape == (3, 32, 32) and crop["label"].shape == (32, 32)
+        np.testing.assert_array_equal(crop["image"][0], crop["label"] * 100)
+
+
+def test_a_crop_of_the_whole_image_is_one_of_eight() -> None:
+    """With a crop as large as the image, the result is one of the square's eight symmetries, and all eight come up."""
+    data = sample()
+    label = np.asarray(data["label"])
+    eight = [np.rot90(m, k) for m in (label, label[:, ::-1]) for k in range(4)]
+    warp, seen = RandWarpCropd(96, rotate=False, scale=(1.0, 1.0)), set()
+    for seed in range(80):
+        warp.set_random_state(seed=seed)
+        crop = warp(data)["label"]
+        found = [i for i, one in enumerate(eight) if np.array_equal(one, crop)]
+        assert len(found) == 1
+        seen.add(found[0])
+    assert seen == set(range(8))
+
+
+def test_scale_changes_areas_by_its_square() -> None:
+    """Magnified by 2: an object of 20 x 30 px covers about 40 x 60."""
+    warp = RandWarpCropd(192, rotate=False, scale=(2.0, 2.0)).set_random_state(seed=0)
+    assert (warp(sample())["label"] == 2).sum() == pytest.approx(4 * 600, rel=0.05)
+
+
+def test_small_images_are_mirrored_not_padded_with_black() -> None:
+    """A crop larger than the image shows the image again, mirrored: no edge of zeros that looks like background."""
+    data = {**sample(), "image": np.full((3, 20, 20), 9, np.uint8), "label": np.ones((20, 20), np.uint16)}
+    crop = RandWarpCropd(64, rotate=True, scale=(0.8, 1.2)).set_random_state(seed=3)(data)
+    assert (crop["image"] == 9).all() and (crop["label"] == 1).all()
+
+
+@pytest.mark.parametrize("config", [NucleiAugmentation(), NoAugmentation()])
+def test_the_seed_decides_the_sample(config: NucleiAugmentation | NoAugmentation) -> None:
+    """The same seed gives the same bytes, another seed another sample, whatever numpy's global state is."""
+    transform = build_augmentation(config, 48, SeparatedTarget())
+    drawn = []
+    for seed in (5, 6, 5):
+        np.random.seed(seed * 7 + len(drawn))  # noqa: NPY002 - it is the global state that must not matter
+        transform.set_random_state(seed=seed)
+        drawn.append(transform(sample()))
+    np.testing.assert_array_equal(np.asarray(drawn[0]["image"]), np.asarray(drawn[2]["image"]))
+    np.testing.assert_array_equal(drawn[0]["target"], drawn[2]["target"])
+    assert not np.array_equal(np.asarray(drawn[0]["image"]), np.asarray(drawn[1]["image"]))
+    target = drawn[0]["target"]
+    assert target.shape == (3, 48, 48) and target.min() >= 0 and target.max() <= 1
+
+
+def test_grey_stays_grey_and_colour_is_stained() -> None:
+    """Stain moves channels apart only where they already differ."""
+    change = RandIntensityd(0.1, (0.9, 1.1), 0.3, 0.0).set_random_state(seed=1)
+    grey = change({"image": np.full((3, 8, 8), 0.5, np.float32)})["image"]
+    assert (grey[0] == grey[1]).all()
+    colour = np.full((3, 8, 8), 0.5, np.float32)
+    colour[0, 0, 0] = 0.1
+    stained = change({"image": colour})["image"]
+    assert not np.allclose(stained[0, 4, 4], stained[1, 4, 4])
+
+
+def test_inversion_can_be_asked_for() -> None:
+    """With probability 1 dark becomes bright."""
+    change = RandIntensityd(0.0, (1.0, 1.0), 0.0, 1.0).set_random_state(seed=1)
+    np.testing.assert_allclose(change({"image": np.full((1, 4, 4), 0.2, np.float32)})["image"], 0.8, atol=1e-6)

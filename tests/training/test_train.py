@@ -1,0 +1,205 @@
+"""The training loop: repeatable, resumable bit for bit, stopped cleanly, learning something."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import (
+    CropSampling,
+    EarlyStopping,
+    FixedSize,
+    MaskTarget,
+    NucleiUNet,
+    PrepareConfig,
+    TrainConfig,
+    WholeSampling,
+)
+from pipeline.errors import TrainingError
+from pipeline.model.prepare import fit
+from pipeline.training.dataset import CropDataset, Example, build_dataset, draw_weights, merged_target
+from pipeline.training.train import (
+    Training,
+    learning_rate,
+    resume_training,
+    run_training,
+    start_training,
+)
+from pipeline.training.validate import answers, tune_thresholds, validate
+from pipeline.types import Case, Modality
+
+CONFIG = TrainConfig(
+    network=NucleiUNet(filters=(4, 8, 8)),
+    sampling=CropSampling(size=48, per_epoch=6),
+    batch_size=3,
+    epochs=3,
+    stopping=EarlyStopping(patience=50, minimum_epochs=0),
+    ema=0.5,
+)
+
+
+def example(seed: int, config: TrainConfig = CONFIG, modality: Modality = "fluorescence", side: int = 64) -> Example:
+    """Bright discs on a dark, noisy ground."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side]
+    labels = np.zeros((side, side), np.uint32)
+    for number in range(1, 7):
+        top, left = rng.integers(8, side - 8, 2)
+        labels[(y - top) ** 2 + (x - left) ** 2 < 49] = number
+    grey = (labels > 0) * 150 + rng.integers(0, 60, (side, side))
+    pixels = np.repeat(grey.astype(np.uint8)[None], 3, axis=0)
+    case = Case(f"c{seed}", Path(f"c{seed}.png"), f"c{seed}.png", modality=modality)
+    return Example(case, pixels, labels, fit(pixels, config.prepare, stride=16))
+
+
+def train(folder: Path, config: TrainConfig = CONFIG, epochs: int | None = None, resume: bool = False) -> Training:
+    training = start_training(config, "cpu")
+    if resume:
+        resume_training(training, folder, "id")
+    results = run_training(training, [example(1), example(2)], [example(3)], folder, "id")
+    for result in results:
+        if epochs is not None and result.epoch >= epochs:
+            break
+    return training
+
+
+def same(a: Training, b: Training) -> bool:
+    pairs = zip(a.network.state_dict().values(), b.network.state_dict().values(), strict=True)
+    more = zip(a.average.state_dict().values(), b.average.state_dict().values(), strict=True)
+    return all(torch.equal(x, y) for x, y in (*pairs, *more))
+
+
+def test_two_trainings_are_the_same_and_another_seed_is_not(tmp_path: Path) -> None:
+    """Bit for bit on the CPU."""
+    first, second = train(tmp_path / "a"), train(tmp_path / "b")
+    other = train(tmp_path / "c", CONFIG.model_copy(update={"seed": 1}))
+    assert first.progress.epoch == 3 and same(first, second) and not same(first, other)
+
+
+def test_resume_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    """Stopped after one epoch and resumed: the weights, the averages, the best and the history of an undisturbed run."""
+    whole = train(tmp_path / "whole")
+    train(tmp_path / "parts", epochs=1)
+    resumed = train(tmp_path / "parts", resume=True)
+    assert resumed.progress.epoch == 3 and same(whole, resumed)
+    assert all(torch.equal(whole.best[name], resumed.best[name]) for name in whole.best)
+    for key in ("train_loss", "val_loss", "val_map", "lr"):
+        assert [h[key] for h in whole.progress.history] == [h[key] for h in resumed.progress.history]
+
+
+def test_resume_refuses_another_config_and_damage(tmp_path: Path) -> None:
+    """A checkpoint belongs to one config and one data set; a damaged or missing one is named."""
+    train(tmp_path, epochs=1)
+    with pytest.raises(TrainingError, match="another config"):
+        resume_training(start_training(CONFIG, "cpu"), tmp_path, "other")
+    weights = next(tmp_path.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(TrainingError, match="no usable checkpoint"):
+        resume_training(start_training(CONFIG, "cpu"), tmp_path, "id")
+    with pytest.raises(TrainingError, match="no usable checkpoint"):
+        resume_training(start_training(CONFIG, "cpu"), tmp_path / "none", "id")
+
+
+def test_patience_stops_and_best_is_kept(tmp_path: Path) -> None:
+    """With a learning rate of next to nothing the first epoch stays the best; patience 1 ends it after the second."""
+    frozen = {"optimiser": {"kind": "adam", "lr": 1e-12}, "stopping": {"patience": 1, "minimum_epochs": 0}, "epochs": 9}
+    config = TrainConfig.model_validate({**CONFIG.model_dump(), **frozen, "network": CONFIG.network, "ema": 0.0})
+    config = config.model_copy(update={"stopping": EarlyStopping(patience=1, minimum_epochs=0, watch="score")})
+    training = train(tmp_path, config)
+    assert training.progress.best_epoch == 0 and training.progress.epoch == 2
+
+
+def test_time_budget_stops_within_an_epoch(tmp_path: Path) -> None:
+    """A budget that is over at once still gives one validated epoch of one step."""
+    training = start_training(CONFIG.model_copy(update={"epochs": 50}), "cpu", budget=0.01)
+    training.progress.elapsed = 0.0
+    results = list(run_training(training, [example(1)], [example(3)], tmp_path, "id"))
+    assert len(results) == 1 and training.progress.step == 1 and training.best
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    """Bright discs on dark: after some epochs the foreground's Dice passes .8 on an image it has not seen."""
+    config = CONFIG.model_copy(
+        update={"epochs": 40, "sampling": CropSampling(size=64, per_epoch=12), "batch_size": 4, "ema": 0.8}
+    )
+    training = train(tmp_path, config)
+    assert max(h["val_dice"] for h in training.progress.history) > 0.8
+    assert training.progress.history[-1]["train_loss"] < 0.9 * training.progress.history[0]["train_loss"]
+
+
+def test_loss_that_is_not_finite_stops_with_advice(tmp_path: Path) -> None:
+    """A learning rate far too high ends in an error, not in a model of NaN."""
+    config = CONFIG.model_copy(update={"epochs": 30, "clip": 0.0})
+    training = start_training(config, "cpu")
+    with torch.no_grad():
+        next(training.network.parameters()).fill_(float("nan"))
+    with pytest.raises(TrainingError, match="finite"):
+        list(run_training(training, [example(1)], [example(3)], tmp_path, "id"))
+
+
+def test_learning_rate_warms_up_and_falls() -> None:
+    """Linear to the configured rate, then half a cosine down to the floor."""
+    rates = [learning_rate(CONFIG, step, step / 1000) for step in range(1001)]
+    assert rates[0] == pytest.approx(0.002 / 100, rel=1e-3)
+    assert max(rates) == pytest.approx(0.002, rel=0.03) and int(np.argmax(rates)) in range(95, 105)
+    assert rates[1000] == pytest.approx(0.01 * 0.002)
+    assert all(a >= b for a, b in zip(rates[100:], rates[101:], strict=False))
+
+
+def test_sampler_balances_modalities() -> None:
+    """One stained image among nine: drawn for a tenth of the samples unbalanced, for half with balance 1."""
+    examples = [example(i, modality="stained" if i == 0 else "fluorescence") for i in range(10)]
+    assert draw_weights(examples, 0.0)[0] == pytest.approx(0.1)
+    assert draw_weights(examples, 1.0)[0] == pytest.approx(0.5)
+    data = CropDataset(examples, CONFIG, CropSampling(size=16, per_epoch=2000, balance=1.0))
+    assert 0.45 < np.mean(data.chosen == 0) < 0.55
+
+
+def test_epochs_differ_and_order_of_asking_does_not_matter() -> None:
+    """Sample 4 of epoch 1 is the same whether or not others were drawn before."""
+    data = build_dataset([example(1), example(2)], CONFIG)
+    data.start_epoch(1)
+    first = data[4]["image"]
+    data.start_epoch(0)
+    other = data[4]["image"]
+    data.start_epoch(1)
+    _ = data[0], data[1]
+    assert torch.equal(first, data[4]["image"]) and not torch.equal(first, other)
+
+
+def test_literal_target_is_the_union_of_each_mask_resized() -> None:
+    """The guide resizes every mask with anti-aliasing and takes what is not zero: the shortcut gives the same pixels."""
+    from skimage.transform import resize
+
+    labels = example(5).labels
+    brute = np.zeros((24, 24), bool)
+    for number in range(1, int(labels.max()) + 1):
+        one = resize((labels == number) * 255.0, (24, 24), mode="constant", preserve_range=True, anti_aliasing=True)
+        brute |= one > 0
+    assert brute.any() and not brute.all()
+    np.testing.assert_array_equal(merged_target(labels, (24, 24), MaskTarget(merge="literal"))[0] > 0, brute)
+    clean = merged_target(labels, (24, 24), MaskTarget(merge="clean"))[0].mean()
+    assert clean == pytest.approx((labels > 0).mean(), rel=0.1) and brute.mean() > 1.2 * clean
+
+
+def test_whole_images_need_a_fixed_size() -> None:
+    """Images of different sizes cannot be one batch: said before training starts; the guide's target must be a mask."""
+    with pytest.raises(TrainingError, match="fixed size"):
+        build_dataset([example(1)], CONFIG.model_copy(update={"sampling": WholeSampling()}))
+    fixed = CONFIG.model_copy(update={"sampling": WholeSampling(), "prepare": PrepareConfig(size=FixedSize())})
+    with pytest.raises(TrainingError, match="mask, with a fixed size"):
+        build_dataset([example(1, fixed)], fixed)
+    data = build_dataset([example(1, fixed)], fixed.model_copy(update={"target": MaskTarget()}))
+    assert data[0]["image"].shape == (3, 128, 128) and data[0]["target"].shape == (1, 128, 128)
+
+
+def test_tuned_thresholds_are_no_worse_than_the_defaults(tmp_path: Path) -> None:
+    """On the images they are tuned on."""
+    training = train(tmp_path)
+    training.average.load_state_dict(training.best)
+    found = list(answers(training.average, [example(3)], CONFIG, training.loss, "cpu"))
+    from pipeline.model.targets import Thresholds
+
+    default = validate(training.average, [example(3)], CONFIG, Thresholds(), training.loss, "cpu")["val_map"]
+    assert tune_thresholds(found, CONFIG.target)[1] >= default
