@@ -1,0 +1,95 @@
+"""Whole files or none: write under a temporary name in the same folder, flush to the disk, rename."""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from pipeline.errors import InputError, OutputError
+
+_TEMPORARY = ".partial"
+
+
+class _Hashing:
+    """A binary file that remembers the sha256 of what was written to it; it cannot seek, so the digest is the content's."""
+
+    closed = False  # pyarrow asks for this, and whether it may write
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self._file.write(data)
+
+    def writable(self) -> bool:
+        return True
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def atomic_write(path: Path, data: bytes | Callable[[BinaryIO], None], *, durable: bool = True) -> str:
+    """Write `path` so that it is there whole or not at all, and return the sha256 (hex) of its content.
+
+    `data` is the content, or a function that writes it to the binary file it is given (write, flush and tell; no seek).
+    Missing folders are made. `durable=False` leaves out the fsyncs, for caches that can be made again.
+    Raises OutputError where the folder cannot be written; a half-written temporary file is removed.
+    """
+    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            hashing = _Hashing(file)
+            if callable(data):
+                data(cast(BinaryIO, hashing))
+            else:
+                hashing.write(data)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+        if durable:
+            _sync_folder(path.parent)
+    except OSError as error:
+        raise OutputError(
+            str(path), str(error), "a file that can be written", "check the folder, its rights and the free disk"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return hashing.digest.hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable, on the systems that can open a folder."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sha256_file(path: Path) -> str:
+    """The sha256 (hex) of a file's content; raises InputError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(str(path), str(error), "a file that can be read", "check the path and its rights") from error
+
+
+def maskline_home() -> Path:
+    """Where maskline keeps its own files: `$MASKLINE_HOME`, else the platform's folder for user data."""
+    home = os.environ.get("MASKLINE_HOME")
+    if home:
+        return Path(home).expanduser().absolute()
+    from platformdirs import user_data_dir
+
+    return Path(user_data_dir("maskline", appauthor=False))

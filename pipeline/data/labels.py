@@ -1,0 +1,270 @@
+"""Label images on disk: TIFF and NIfTI with one number an object, GeoJSON with one outline an object.
+
+The bytes depend on the labels and the geometry alone: no dates, no software, no temporary names inside.
+"""
+
+import gzip
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.files import atomic_write
+from pipeline.data.images import open_image, split_suffix
+from pipeline.data.masks import Audit, Drawn, Merged, close_gaps, paint
+from pipeline.data.outlines import Box, fill, trace
+from pipeline.errors import ImageError, MaskError, OutputError
+from pipeline.types import FORMAT_VERSION, Array, Geometry, Labels
+
+LARGEST_UINT16 = 65_535
+_CENTIMETRE = {"um": 1e4, "mm": 10.0}
+
+
+def write_labels(path: Path, labels: Labels, geometry: Geometry, like: Path | None = None) -> str:
+    """Write `((Z,) Y, X)` labels, whole or not at all, and return the file's sha256 (hex).
+
+    `.tif`: deflate, uint16, or uint32 above 65,535 objects, the geometry in its description and resolution.
+    `.nii`, `.nii.gz`: the same dtypes; header, affine and shape of the NIfTI file `like` stay untouched, or the
+    geometry's affine is written. Raises OutputError for other suffixes and for labels that do not fit `like`.
+    """
+    if labels.ndim not in (2, 3) or labels.dtype.kind not in "ui":
+        raise OutputError(
+            str(path), f"labels {labels.shape} {labels.dtype}", "integers ((Z,) Y, X)", "pass one label image"
+        )
+    largest = int(labels.max(initial=0))
+    if largest > np.iinfo(np.uint32).max or int(labels.min(initial=0)) < 0:
+        raise OutputError(str(path), f"labels up to {largest}", "0 to 4,294,967,295", "renumber the objects")
+    small = labels.astype(np.uint16 if largest <= LARGEST_UINT16 else np.uint32)
+    suffix = split_suffix(path.name)[1].lower()
+    if suffix in (".tif", ".tiff"):
+        return atomic_write(path, _tiff(small, geometry))
+    if suffix in (".nii", ".nii.gz"):
+        data = _nifti(path, small, geometry, like)
+        return atomic_write(path, gzip.compress(data, 6, mtime=0) if suffix == ".nii.gz" else data)
+    raise OutputError(str(path), f"the suffix {suffix!r}", ".tif, .nii or .nii.gz", "choose one of them")
+
+
+def _tiff(labels: Array, geometry: Geometry) -> bytes:
+    import tifffile
+
+    about = {
+        "format_version": FORMAT_VERSION,
+        "kind": "labels",
+        "spacing": list(geometry.spacing),
+        "unit": geometry.unit,
+    }
+    options: dict[str, Any] = {}
+    if geometry.unit in _CENTIMETRE:
+        y, x = (_CENTIMETRE[geometry.unit] / s for s in geometry.spacing[-2:])
+        options = {"resolution": (x, y), "resolutionunit": "CENTIMETER"}
+    buffer = io.BytesIO()
+    tifffile.imwrite(
+        buffer,
+        labels,
+        bigtiff=labels.nbytes > 2**31,
+        photometric="minisblack",
+        compression="zlib",
+        metadata=None,
+        software=False,
+        description=json.dumps({"maskline": about}),
+        **options,
+    )
+    return buffer.getvalue()
+
+
+def _nifti(path: Path, labels: Array, geometry: Geometry, like: Path | None) -> bytes:
+    """An uncompressed NIfTI file with the header of `like`, if that is NIfTI."""
+    import nibabel
+
+    from pipeline.data.niftis import load_nifti
+
+    voxels = labels.T
+    if like is None or split_suffix(like.name)[1].lower() not in (".nii", ".nii.gz"):
+        affine = (
+            geometry.affine if geometry.affine is not None else np.diag([*geometry.spacing[::-1], 1.0, 1.0][:3] + [1.0])
+        )
+        image = nibabel.Nifti1Image(voxels, affine)
+        image.header.set_xyzt_units({"um": "micron", "mm": "mm"}.get(geometry.unit, "unknown"))
+        return bytes(image.to_bytes())
+    source = load_nifti(like)
+    shape = tuple(int(n) for n in source.shape[:3])
+    if int(np.prod(shape)) != voxels.size or tuple(n for n in shape if n > 1) != tuple(
+        n for n in voxels.shape if n > 1
+    ):
+        raise OutputError(
+            str(path), f"labels of shape {labels.shape}", f"those of {like.name}, {shape[::-1]}", "use its own labels"
+        )
+    header = source.header.copy()
+    header.set_data_dtype(voxels.dtype)
+    header.set_slope_inter(1, 0)
+    header["cal_min"] = header["cal_max"] = 0
+    image = type(source)(voxels.reshape(shape), None, header)
+    image.set_sform(*source.header.get_sform(coded=True), update_affine=False)
+    image.set_qform(*source.header.get_qform(coded=True), update_affine=False)
+    image.header["pixdim"][:5] = source.header["pixdim"][:5]
+    return bytes(image.to_bytes())
+
+
+def read_labels(path: Path) -> tuple[Labels, Geometry]:
+    """Read a label image of any format as `((Z,) Y, X)` uint32, with its geometry; TIFF pages are slices.
+
+    Raises MaskError for colour, for numbers that are not whole or negative, ImageError for what cannot be read.
+    """
+    source = open_image(path, pages="stack")
+    if source.shape[0] != 1:
+        hint = "save one number a pixel"
+        raise MaskError(str(path), f"a label image of {source.shape[0]} channels ({source.mode})", "one channel", hint)
+    pixels = source.decode()[0]
+    if pixels.dtype.kind == "b":
+        return pixels.astype(np.uint32), source.geometry
+    low, high = pixels.min(), pixels.max()
+    if not (low >= 0 and high <= np.iinfo(np.uint32).max):
+        raise MaskError(
+            str(path), f"values from {low} to {high}", "0 to 4,294,967,295", "save one whole number an object"
+        )
+    if pixels.dtype.kind == "f" and not (pixels == np.floor(pixels)).all():
+        raise MaskError(
+            str(path), "values that are not whole", "one whole number an object", "is this a probability map?"
+        )
+    return pixels.astype(np.uint32), source.geometry
+
+
+def write_geojson(path: Path, labels: Labels, scores: Mapping[int, float] | None = None) -> str:
+    """Write (Y, X) labels as a GeoJSON FeatureCollection that QuPath opens, and return the file's sha256 (hex).
+
+    One feature an object, named by its label, outlined along the pixel edges in pixels (x, y); objects in several
+    4-connected pieces are MultiPolygons. `scores` (label -> number) become QuPath measurements.
+    """
+    if labels.ndim != 2:
+        raise OutputError(str(path), f"labels of {labels.ndim} dimensions", "(Y, X)", "GeoJSON holds 2-D outlines only")
+    from scipy.ndimage import find_objects
+
+    features = []
+    for label, box in enumerate(find_objects(labels.astype(np.int32)), start=1):
+        if box is not None:
+            polygons = _shift(trace(labels[box] == label), box[0].start, box[1].start)
+            features.append(_feature(label, polygons, None if scores is None else scores.get(label)))
+    tree = {"type": "FeatureCollection", "format_version": FORMAT_VERSION, "features": features}
+    return atomic_write(path, json.dumps(tree, separators=(",", ":")).encode())
+
+
+def _shift(polygons: list[list[list[tuple[int, int]]]], top: int, left: int) -> list[list[list[list[int]]]]:
+    return [[[[x + left, y + top] for x, y in ring] for ring in polygon] for polygon in polygons]
+
+
+def _feature(label: int, polygons: list[list[list[list[int]]]], score: float | None) -> dict[str, Any]:
+    single = len(polygons) == 1
+    properties: dict[str, Any] = {"objectType": "annotation", "name": str(label)}
+    if score is not None:
+        properties["measurements"] = {"score": float(score)}
+    return {
+        "type": "Feature",
+        "geometry": {
+            "type": "Polygon" if single else "MultiPolygon",
+            "coordinates": polygons[0] if single else polygons,
+        },
+        "properties": properties,
+    }
+
+
+def read_geojson(path: Path, shape: tuple[int, ...]) -> Labels:
+    """The objects of a GeoJSON file as labels (Y, X) of `shape`; see `merge_geojson`."""
+    return merge_geojson(path, shape, path.stem).labels
+
+
+def merge_geojson(path: Path, shape: tuple[int, ...], case: str) -> Merged:
+    """Draw a GeoJSON file's outlines (QuPath's or maskline's; a FeatureCollection, a list or one feature).
+
+    A pixel belongs to the polygon that holds its centre, to the smallest where several do. Objects named by a number of
+    their own keep it; the others are numbered on. What cannot be drawn gives a finding. Raises MaskError for other files.
+    """
+    if len(shape) != 2:
+        raise MaskError(
+            str(path), f"outlines for an image of shape {shape}", "a 2-D image", "save volumes as label images"
+        )
+    audit = Audit(case)
+    data, features = _features(path)
+    drawn: list[Drawn] = []
+    for number, feature in enumerate(features, start=1):
+        item = _draw(feature, f"{path.name}#{number}", (shape[0], shape[1]), audit)
+        if item is not None:
+            drawn.append(item)
+    ids = _ids([f for f in features if isinstance(f, dict)], drawn)
+    drawn = [item for _, item in sorted(zip(ids, drawn, strict=True), key=lambda pair: pair[0])]
+    labels, hidden = paint(drawn, (shape[0], shape[1]), audit)
+    if sorted(ids) != list(range(1, len(ids) + 1)) and not hidden:
+        labels = np.array([0, *sorted(ids)], np.uint32)[labels]
+        return Merged(labels, tuple(audit.findings), len(ids), {}, len(data))
+    labels, count = close_gaps(labels, len(drawn), hidden)
+    return Merged(labels, tuple(audit.findings), count, {}, len(data))
+
+
+def _features(path: Path) -> tuple[bytes, list[Any]]:
+    try:
+        data = path.read_bytes()
+        tree = json.loads(data)
+    except OSError as error:
+        raise ImageError(str(path), str(error), "a file that can be read", "check the path and its rights") from error
+    except ValueError as error:
+        raise MaskError(
+            str(path), f"no JSON ({error})", "a GeoJSON FeatureCollection", "export the objects again"
+        ) from error
+    found = tree.get("features", [tree]) if isinstance(tree, dict) else tree
+    if not isinstance(found, list) or any(not isinstance(f, dict) or "geometry" not in f for f in found):
+        raise MaskError(
+            str(path), "JSON without features", "a GeoJSON FeatureCollection", "export the objects as GeoJSON"
+        )
+    version = tree.get("format_version", FORMAT_VERSION) if isinstance(tree, dict) else FORMAT_VERSION
+    if version != FORMAT_VERSION:
+        raise MaskError(
+            str(path), f"format_version {version}", str(FORMAT_VERSION), "update maskline, or export it again"
+        )
+    return data, found
+
+
+def _draw(feature: dict[str, Any], name: str, shape: tuple[int, int], audit: Audit) -> Drawn | None:
+    """One feature in its box; None, with a finding, where nothing can be drawn."""
+    geometry = feature["geometry"] or {}
+    kind, coordinates = geometry.get("type"), geometry.get("coordinates")
+    if kind not in ("Polygon", "MultiPolygon"):
+        audit.note(name, "outline_no_area", f"is a {kind}", "outline the object as a polygon; it was left out")
+        return None
+    try:
+        polygons = [coordinates] if kind == "Polygon" else coordinates
+        boxes = [fill([np.asarray(r, float)[:, :2] for r in rings], shape) for rings in list(polygons) if rings]
+    except (ValueError, TypeError, IndexError):
+        audit.note(
+            name, "outline_broken", "has coordinates that are no rings of points", "draw it again; it was left out"
+        )
+        return None
+    item = _join(name, [box for box in boxes if box[2].any()])
+    if item is None:
+        what = "holds no pixel centre of the image"
+        audit.note(name, "mask_empty", what, "delete it, or check that it was drawn on this image; it was left out")
+    return item
+
+
+def _join(name: str, boxes: list[Box]) -> Drawn | None:
+    if not boxes:
+        return None
+    top, left = min(b[0] for b in boxes), min(b[1] for b in boxes)
+    bottom, right = (max(b[axis] + b[2].shape[axis] for b in boxes) for axis in (0, 1))
+    inside = np.zeros((bottom - top, right - left), bool)
+    for y, x, crop in boxes:
+        inside[y - top : y - top + crop.shape[0], x - left : x - left + crop.shape[1]] |= crop
+    return Drawn(name, top, left, inside, int(np.count_nonzero(inside)))
+
+
+def _ids(features: list[dict[str, Any]], drawn: list[Drawn]) -> list[int]:
+    """The number of each drawn object: its name, where that is a number nobody else has, else the next free one."""
+    names = [str((features[int(d.name.rpartition("#")[2]) - 1].get("properties") or {}).get("name", "")) for d in drawn]
+    own = [int(n) if n.isascii() and n.isdigit() and 0 < int(n) < 2**31 and names.count(n) == 1 else 0 for n in names]
+    free = max(own, default=0) + 1
+    ids = []
+    for number in own:
+        ids.append(number or free)
+        free += 0 if number else 1
+    return ids

@@ -1,0 +1,375 @@
+"""What lies in a folder: which files are images, which are their masks, and what each case is called.
+
+    dsb            ID/images/* and ID/masks/* (one binary file an object); the folder above works too
+    paired         images/ beside labels/ or masks/ with the same stems, or a.geojson beside a.png
+    paired-nifti   the same in NIfTI, imagesTr/labelsTr and nnU-Net's _0000 included
+    unlabelled     images in folders of any depth
+
+Names only: no file is opened. Hidden files, and folders that a run of maskline wrote, are passed over.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+from pipeline.data.images import IMAGE_SUFFIXES, is_image_name, split_suffix
+from pipeline.errors import ConfigError, LayoutError
+from pipeline.types import Case
+
+Layout = Literal["dsb", "paired", "paired-nifti", "unlabelled"]
+LAYOUTS: tuple[Layout, ...] = ("dsb", "paired", "paired-nifti", "unlabelled")
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "raw", "imagestr")
+MASK_FOLDERS = ("labels", "masks", "label", "mask", "annotations", "ground_truth", "gt", "labelstr")
+_NIFTI = (".nii", ".nii.gz")
+_GEOJSON = ".geojson"
+RUN_FOLDER = ".maskline"  # stands in every folder that a run writes to
+_COUNTED = (*IMAGE_SUFFIXES, _GEOJSON)
+_CHANNEL = re.compile(r"_(\d{4})$")
+
+
+@dataclass(frozen=True)
+class Discovered:
+    """A folder's layout, the root that `Case.relative` starts from, the cases, and the images and masks left over."""
+
+    layout: Layout
+    root: Path
+    cases: tuple[Case, ...]
+    orphans: tuple[Path, ...] = ()  # named like an image or mask, but part of no case
+    stamp: str = ""  # sha256 over what stat says of every image and mask, where that was asked for
+
+
+@dataclass
+class Tree:
+    """Names below a folder: relative directory ("" is the folder itself) -> sorted file names, sorted directory names."""
+
+    root: Path
+    files: dict[str, list[str]] = field(default_factory=dict)
+    folders: dict[str, list[str]] = field(default_factory=dict)
+    stamps: list[str] = field(default_factory=list)  # one a folder, of what stat says of its images and masks
+
+    def join(self, directory: str, name: str) -> str:
+        return f"{directory}/{name}" if directory else name
+
+    def walk(self, directory: str = "") -> Iterator[tuple[str, str]]:
+        """(directory, file name) at any depth below `directory`."""
+        for name in self.files[directory]:
+            yield directory, name
+        for name in self.folders[directory]:
+            yield from self.walk(self.join(directory, name))
+
+
+def scan(folder: Path, stamp: bool = False) -> Tree:
+    """Read the names below `folder`, and with `stamp` what stat says of every image and mask.
+
+    Raises LayoutError where the folder is missing, no folder, or unreadable.
+    """
+    if not folder.is_dir():
+        came = "a file" if folder.exists() else "nothing there"
+        raise LayoutError(str(folder), came, "a folder of images", "check the path")
+    tree = Tree(folder)
+    waiting = [""]
+    while waiting:
+        directory = waiting.pop()
+        try:
+            with os.scandir(f"{folder}/{directory}" if directory else folder) as entries:
+                files, folders = _sort(entries, bool(directory))
+                if stamp:
+                    tree.stamps.append(_stamp(directory, files))
+        except OSError as error:
+            raise LayoutError(
+                str(folder / directory), str(error), "a folder that can be read", "check its rights"
+            ) from error
+        tree.files[directory] = sorted(entry.name for entry in files)
+        tree.folders[directory] = sorted(folders)
+        waiting += [tree.join(directory, name) for name in folders]
+    return tree
+
+
+def _sort(entries: Iterator["os.DirEntry[str]"], below: bool) -> tuple[list["os.DirEntry[str]"], list[str]]:
+    """The files and the names of the folders; nothing of a folder below that a run of maskline wrote."""
+    files, folders = [], []
+    for entry in entries:
+        if entry.name.startswith("."):
+            if below and entry.name == RUN_FOLDER:
+                return [], []
+        elif entry.is_dir():
+            folders.append(entry.name)
+        else:
+            files.append(entry)
+    return files, folders
+
+
+def _stamp(directory: str, files: Sequence["os.DirEntry[str]"]) -> str:
+    """Name, size, times and inode of every image and mask of a folder."""
+    lines = [directory]
+    for entry in files:
+        if _counts(entry.name):
+            try:
+                stat = entry.stat()
+                lines.append(f"{entry.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}\0{stat.st_ino}")
+            except OSError:  # a link that leads nowhere: reading it will say so
+                lines.append(f"{entry.name}\0missing")
+    return "\n".join([directory, *sorted(lines[1:])])
+
+
+# --- Data Science Bowl -------------------------------------------------------------------------------------------------
+
+
+def _named(names: Sequence[str], wanted: Sequence[str]) -> str | None:
+    """The first of `wanted` among `names`, whatever the case."""
+    lower = {name.lower(): name for name in names}
+    return next((lower[w] for w in wanted if w in lower), None)
+
+
+def _is_dsb_case(tree: Tree, directory: str) -> bool:
+    """ID/images holding an image, with ID/masks of other names than the image's, or without masks but named as the ID."""
+    if not directory or "images" not in tree.folders[directory]:
+        return False
+    images = [n for n in tree.files[f"{directory}/images"] if is_image_name(n)]
+    named = [split_suffix(n)[0] for n in images] == [directory.rpartition("/")[2]]
+    if named or "masks" not in tree.folders[directory]:
+        return named
+    masks = {split_suffix(n)[0] for n in tree.files[f"{directory}/masks"]}
+    return not any(split_suffix(c)[0] in masks or c in masks for n in images for c in _candidates("", n, True))
+
+
+def _dsb_directories(tree: Tree) -> list[str]:
+    """The case folders, one or two levels down."""
+    first = tree.folders[""]
+    second = [f"{a}/{b}" for a in first for b in tree.folders[a]]
+    return sorted(d for d in (*first, *second) if _is_dsb_case(tree, d))
+
+
+def _discover_dsb(tree: Tree) -> Discovered:
+    directories = _dsb_directories(tree)
+    parents = {d.rpartition("/")[0] for d in directories}
+    prefix = parents.pop() + "/" if len(parents) == 1 and "" not in parents else ""
+    cases = [case for directory in directories for case in _dsb_cases(tree, directory, prefix)]
+    root = tree.root / prefix.rstrip("/") if prefix else tree.root
+    return Discovered("dsb", root, tuple(cases))
+
+
+def _dsb_cases(tree: Tree, directory: str, prefix: str) -> list[Case]:
+    """One case, or one without masks for each image where there are several: whose the masks are cannot be known."""
+    images = [n for n in tree.files[f"{directory}/images"] if is_image_name(n)]
+    inner = directory.removeprefix(prefix)
+    if len(images) > 1:
+        several = [(f"{inner}/{split_suffix(n)[0]}", n) for n in images]
+        return [Case(i, tree.root / directory / "images" / n, f"{inner}/images/{n}") for i, n in several]
+    names = [n for n in tree.files.get(f"{directory}/masks", ()) if is_image_name(n)]
+    folder = tree.root / directory / "masks"
+    kind: Literal["instances", "none"] = "instances" if f"{directory}/masks" in tree.files else "none"
+    masks = tuple(folder / n for n in names)
+    return [Case(inner, tree.root / directory / "images" / n, f"{inner}/images/{n}", masks, kind) for n in images]
+
+
+# --- paired ------------------------------------------------------------------------------------------------------------
+
+
+def _pairs(tree: Tree) -> list[tuple[str, str]]:
+    """(images folder, masks folder) of every directory that holds both."""
+    found = []
+    for directory, folders in tree.folders.items():
+        images, masks = _named(folders, IMAGE_FOLDERS), _named(folders, MASK_FOLDERS)
+        if images and masks:
+            found.append((tree.join(directory, images), tree.join(directory, masks)))
+    return sorted(found)
+
+
+def _mask_index(tree: Tree, folder: str) -> dict[str, str]:
+    """Mask path below `folder` without its suffix -> path below the root. GeoJSON wins over a label image beside it."""
+    index: dict[str, str] = {}
+    for directory, name in tree.walk(folder):
+        stem, suffix = split_suffix(name)
+        if is_image_name(name) or suffix.lower() == _GEOJSON:
+            inner = tree.join(directory.removeprefix(folder).lstrip("/"), stem)
+            if inner not in index or suffix.lower() == _GEOJSON:
+                index[inner] = tree.join(directory, name)
+    return index
+
+
+def _candidates(inner: str, name: str, nifti: bool) -> list[str]:
+    """What the mask of image `name` in the sub-folder `inner` may be called, without suffix."""
+    stem = split_suffix(name)[0]
+    names = [stem, name, f"{stem}_mask", f"{stem}_label", f"{stem}_labels", f"{stem}_masks"]
+    if nifti and (channel := _CHANNEL.search(stem)):
+        names.append(stem[: channel.start()])
+    return [f"{inner}/{n}" if inner else n for n in names]
+
+
+def _pair(tree: Tree, images: str, masks: str) -> list[Case]:
+    """The cases of one images folder and its masks folder."""
+    index = _mask_index(tree, masks)
+    cases = []
+    for directory, name in tree.walk(images):
+        if not is_image_name(name):
+            continue
+        nifti = split_suffix(name)[1].lower() in _NIFTI
+        inner = directory.removeprefix(images).lstrip("/")
+        mask = next((index[c] for c in _candidates(inner, name, nifti) if c in index), None)
+        _refuse_channels(tree, directory, name, nifti)
+        cases.append(_labelled(tree, tree.join(directory, name), mask))
+    return cases
+
+
+def _labelled(tree: Tree, relative: str, mask: str | None) -> Case:
+    identity = split_suffix(relative)[0]
+    if mask is None:
+        return Case(identity, tree.root / relative, relative)
+    kind: Literal["geojson", "labels"] = "geojson" if mask.lower().endswith(_GEOJSON) else "labels"
+    return Case(identity, tree.root / relative, relative, (tree.root / mask,), kind)
+
+
+def _refuse_channels(tree: Tree, directory: str, name: str, nifti: bool) -> None:
+    """Raise LayoutError for nnU-Net's second channel: a case is one file."""
+    stem, suffix = split_suffix(name)
+    channel = _CHANNEL.search(stem) if nifti else None
+    if channel and channel[1] != "0000" and f"{stem[: channel.start()]}_0000{suffix}" in tree.files[directory]:
+        where = str(tree.root / directory / name)
+        raise LayoutError(where, "a second channel file", "one file a case", "stack the channels into one 4-D file")
+
+
+def _beside(tree: Tree) -> list[Case]:
+    """Images with a GeoJSON of the same stem in the same folder."""
+    cases = []
+    for directory, name in tree.walk():
+        if not is_image_name(name):
+            continue
+        names = tree.files[directory]
+        mask = next((m for m in (split_suffix(name)[0] + _GEOJSON, name + _GEOJSON) if m in names), None)
+        cases.append(_labelled(tree, tree.join(directory, name), tree.join(directory, mask) if mask else None))
+    return cases
+
+
+def _discover_paired(tree: Tree) -> Discovered:
+    pairs = _pairs(tree)
+    cases = [case for images, masks in pairs for case in _pair(tree, images, masks)]
+    if not any(case.masks for case in cases):
+        cases = _beside(tree)
+    nifti = bool(cases) and all(split_suffix(case.relative)[1].lower() in _NIFTI for case in cases)
+    return Discovered("paired-nifti" if nifti else "paired", tree.root, _sorted(cases))
+
+
+def _sorted(cases: Sequence[Case]) -> tuple[Case, ...]:
+    return tuple(sorted(cases, key=lambda case: case.relative))
+
+
+# --- any -------------------------------------------------------------------------------------------------------------
+
+
+def _discover_unlabelled(tree: Tree) -> Discovered:
+    names = (tree.join(directory, name) for directory, name in tree.walk() if is_image_name(name))
+    return Discovered("unlabelled", tree.root, _sorted([_labelled(tree, name, None) for name in names]))
+
+
+def discover(folder: Path, layout: str = "auto", stamp: bool = False) -> Discovered:
+    """Find the cases of a folder, detecting its layout or holding it to the one that is named.
+
+    With `stamp`, the answer also carries a digest of what stat says of every image and mask.
+    Raises LayoutError where the folder is missing, holds no image, or is not of the layout named.
+    """
+    tree = scan(folder.absolute(), stamp)
+    found = _find(tree, layout)
+    if found:
+        digest = hashlib.sha256("\n\n".join(sorted(tree.stamps)).encode(errors="surrogateescape")).hexdigest()
+        return replace(found, orphans=_left_over(tree, found), stamp=digest if stamp else "")
+    wanted = "images (PNG, JPEG, BMP, TIFF, NIfTI)" if layout in ("auto", "unlabelled") else f"the layout {layout}"
+    hint = "check the path, or name another layout: " + ", ".join(LAYOUTS)
+    raise LayoutError(str(folder), f"{sum(map(len, tree.files.values()))} files", wanted, hint)
+
+
+def _find(tree: Tree, layout: str) -> Discovered | None:
+    if layout in ("auto", "dsb"):
+        found = _discover_dsb(tree)
+        if found.cases:
+            return found
+    if layout in ("auto", "paired", "paired-nifti"):
+        found = _discover_paired(tree)
+        if any(case.masks for case in found.cases) and layout in ("auto", found.layout):
+            return found
+    if layout in ("auto", "unlabelled"):
+        found = _discover_unlabelled(tree)
+        if found.cases:
+            return found
+    return None
+
+
+def _left_over(tree: Tree, found: Discovered) -> tuple[Path, ...]:
+    """Files named like an image or an outline that no case uses; nothing is passed over in silence."""
+    names = [tree.join(directory, name) for directory, names in tree.files.items() for name in names if _counts(name)]
+    if len(names) == sum(1 + len(case.masks) for case in found.cases):
+        return ()
+    used = {str(path) for case in found.cases for path in (case.image, *case.masks)}
+    return tuple(tree.root / name for name in sorted(names) if f"{tree.root}/{name}" not in used)
+
+
+def _counts(name: str) -> bool:
+    return name.lower().endswith(_COUNTED)
+
+
+def detect_layout(folder: Path) -> str:
+    """The layout of a folder: dsb, paired, paired-nifti or unlabelled; raises LayoutError where there is none."""
+    return discover(folder).layout
+
+
+def discover_cases(folder: Path, layout: str = "auto") -> tuple[str, tuple[Case, ...]]:
+    """The layout and the cases of a folder, sorted, labelled or not; see `discover`."""
+    found = discover(folder, layout)
+    return found.layout, found.cases
+
+
+def discover_images(
+    folder: Path,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    limit: int | None = None,
+    group: str | None = None,
+) -> tuple[Case, ...]:
+    """What `segment` runs over: the images of a folder of any layout, never the masks, sorted by relative path.
+
+    `include` and `exclude` are globs on the relative path or the file name; `group` is a regular expression whose first
+    bracket (or whole match) on the relative path becomes the case's group. Raises LayoutError or ConfigError.
+    """
+    pattern = compile_group(group)
+    cases = [
+        Case(case.id, case.image, case.relative, group=group_of(case.relative, pattern))
+        for case in discover(folder).cases
+        if _wanted(case.relative, include, exclude)
+    ]
+    return tuple(cases[:limit])
+
+
+def _wanted(relative: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    names = (relative, relative.rpartition("/")[2])
+
+    def hit(globs: Sequence[str]) -> bool:
+        return any(fnmatchcase(name, glob) for glob in globs for name in names)
+
+    return (not include or hit(include)) and not hit(exclude)
+
+
+def compile_group(group: str | None) -> re.Pattern[str] | None:
+    """The regular expression for groups; raises ConfigError where it is none."""
+    try:
+        return re.compile(group) if group else None
+    except re.error as error:
+        raise ConfigError(
+            "group", f"{group!r} ({error})", "a regular expression", "correct it, for example '^([^/]+)/'"
+        ) from None
+
+
+def group_of(relative: str, pattern: re.Pattern[str] | None) -> str:
+    """The group that a pattern finds in a relative path; "" where it finds none.
+
+    >>> group_of("plate7/a1.png", re.compile("^([^/]+)/")), group_of("a1.png", re.compile("^plate"))
+    ('plate7', '')
+    """
+    found = pattern.search(relative) if pattern else None
+    if not found:
+        return ""
+    return (found[1] if found.re.groups else found[0]) or ""

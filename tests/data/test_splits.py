@@ -1,0 +1,124 @@
+from collections import Counter, defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.data.splits import name_groups, size_class, split_cases
+from pipeline.errors import ConfigError
+from pipeline.types import Case
+
+
+def case(name: str, modality: str = "fluorescence", shape=(256, 256), group: str = "", kind: str = "instances") -> Case:
+    return Case(name, Path(name), name, mask_kind=kind, modality=modality, shape=shape, group=group)
+
+
+def counts(cases) -> dict[str, int]:
+    return dict(Counter(c.split for c in cases))
+
+
+def test_twenty_alike_are_split_as_told():
+    """14, 3 and 3 of twenty."""
+    assert counts(split_cases([case(f"{k:02d}") for k in range(20)])) == {"train": 14, "val": 3, "test": 3}
+
+
+def test_every_stratum_is_split_as_told():
+    """Modalities and sizes each get their share, not only the whole."""
+    cases = [case(f"{m}{s}{k}", m, (s, s)) for m in ("fluorescence", "stained") for s in (256, 512) for k in range(20)]
+    by_stratum = defaultdict(list)
+    for c in split_cases(cases):
+        by_stratum[c.modality, c.shape].append(c)
+    assert len(by_stratum) == 4
+    assert all(counts(part) == {"train": 14, "val": 3, "test": 3} for part in by_stratum.values())
+
+
+def test_the_rare_ones_go_to_training_first():
+    """Of two grey bright images none is lost to a test split that cannot be learnt for."""
+    cases = [case(f"f{k}") for k in range(40)] + [case(f"g{k}", "grey_bright") for k in range(2)]
+    assert {c.split for c in split_cases(cases) if c.modality == "grey_bright"} == {"train"}
+
+
+case_lists = st.lists(
+    st.tuples(
+        st.sampled_from(["fluorescence", "stained"]), st.sampled_from([64, 256, 1024]), st.sampled_from(["", *"pqrst"])
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(case_lists, st.integers(0, 5), st.randoms(use_true_random=False))
+def test_cases_of_one_group_or_of_one_set_of_near_duplicates_always_lie_in_one_split(drawn, seed, random):
+    """For any cases, groups and sets; and the order of the cases does not matter."""
+    cases = [case(f"{k:02d}", m, (s, s), g) for k, (m, s, g) in enumerate(drawn)]
+    together = [random.sample([c.id for c in cases], min(3, len(cases))) for _ in range(2)]
+    split = split_cases(cases, seed=seed, together=[*together, ["not there", cases[0].id]])
+    by_id = {c.id: c.split for c in split}
+    for ids in together:
+        assert len({by_id[i] for i in ids}) == 1
+    for group in set("pqrst"):
+        assert len({c.split for c in split if c.group == group}) <= 1
+    shuffled = random.sample(cases, len(cases))
+    assert {c.id: c.split for c in split_cases(shuffled, seed=seed, together=together)} == by_id
+    assert [replace(c, split="unlabelled") for c in split] == cases
+
+
+def test_groups_and_sets_chain():
+    """a and b by group, b and c by likeness, c and d by group: one unit of four, among others."""
+    cases = [case("a", group="p"), case("b", group="p"), case("c", group="q"), case("d", group="q")]
+    cases += [case(f"x{k}") for k in range(20)]
+    split = split_cases(cases, together=[("b", "c")])
+    assert len({c.split for c in split[:4]}) == 1 and len({c.split for c in split}) == 3
+
+
+def test_the_seed_decides():
+    """The same seed gives the same split, another one another."""
+    cases = [case(f"{k:02d}") for k in range(40)]
+    assert split_cases(cases, seed=1) == split_cases(cases, seed=1) != split_cases(cases, seed=2)
+
+
+def test_one_case_more_leaves_most_where_they_were():
+    """Ties are broken by a hash of the name, not by the place in the list."""
+    cases = [case(f"{k:03d}") for k in range(200)]
+    before, after = split_cases(cases), split_cases([case("-new"), *cases])[1:]
+    assert sum(a.split == b.split for a, b in zip(before, after, strict=True)) > 140  # by chance 107
+
+
+def test_unlabelled_cases_stay_out():
+    """They are neither split nor counted."""
+    split = split_cases([case("u", kind="none"), *(case(f"{k}") for k in range(20))])
+    assert split[0].split == "unlabelled" and counts(split[1:]) == {"train": 14, "val": 3, "test": 3}
+    assert split_cases([]) == ()
+
+
+def test_a_split_of_nothing_gets_nothing():
+    """Fraction 0 is obeyed even for the last case."""
+    assert counts(split_cases([case(f"{k}") for k in range(7)], (0.0, 0.0, 1.0))) == {"test": 7}
+
+
+@pytest.mark.parametrize("fractions", [(0.5, 0.2, 0.2), (1.2, -0.1, -0.1), (0, 0, 0)])
+def test_fractions_must_add_up(fractions):
+    """Too little, negative, nothing."""
+    with pytest.raises(ConfigError, match="add up to 1"):
+        split_cases([case("a")], fractions)
+
+
+def test_groups_are_named_once():
+    """Sets lend their first id to cases without a group; a group that is there stays."""
+    cases = [case("c"), case("a"), case("b", group="own"), case("d")]
+    assert [c.group for c in name_groups(cases, [{"a", "b", "c"}])] == ["a", "a", "own", ""]
+
+
+def test_size_classes():
+    """Half octaves of the side; a case without a size has a class too."""
+    assert [size_class(s) for s in ((256, 256), (181, 362), (3, 256, 256), (1024, 1024), (0, 5), ())] == [
+        16,
+        16,
+        16,
+        20,
+        0,
+        0,
+    ]
