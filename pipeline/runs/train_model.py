@@ -52,7 +52,12 @@ class Trained:
         """A few lines for a person."""
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in self.numbers.items())
         seen = [f"registered as version {self.version}"] if self.version else []
-        return [f"model in {self.model} ({self.ended})", numbers, *seen, *([f"run: {self.run_url}"] if self.run_url else [])]
+        return [
+            f"model in {self.model} ({self.ended})",
+            numbers,
+            *seen,
+            *([f"run: {self.run_url}"] if self.run_url else []),
+        ]
 
 
 def split_for_training(manifest: Manifest, config: TrainConfig) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
@@ -85,7 +90,7 @@ def _provenance(config: TrainConfig, manifest: Manifest, training: Training, end
         "best_epoch": training.progress.best_epoch + 1,
         "ended": ended,
         "seconds": round(training.progress.elapsed, 1),
-        "hardware": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {training.device}",
+        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, {training.device}",
         "torch": torch.__version__,
     }
 
@@ -128,7 +133,13 @@ def _epochs(results: Iterator[EpochResult], run: Run | None) -> bool:
 
 
 def _finish(
-    training: Training, found: Sequence[Answer], manifest: Manifest, examples: Sequence[Example], out: Path, ended: str, watch: Watch
+    training: Training,
+    found: Sequence[Answer],
+    manifest: Manifest,
+    examples: Sequence[Example],
+    out: Path,
+    ended: str,
+    watch: Watch,
 ) -> tuple[str, Thresholds, float]:
     config = training.config
     thresholds, score = Thresholds(minimum_area=1), float("nan")
@@ -164,7 +175,9 @@ def _pictures(found: Sequence[Answer], training: Training, thresholds: Threshold
 
 
 @contextmanager
-def _tracked(config: TrainConfig, data: Path, manifest: Manifest, track: bool, resumed: bool) -> Iterator[tuple[Any, Run | None]]:
+def _tracked(
+    config: TrainConfig, data: Path, manifest: Manifest, track: bool, resumed: bool
+) -> Iterator[tuple[Any, Run | None]]:
     if not track:
         with nullcontext():
             yield None, None
@@ -179,18 +192,28 @@ def _tracked(config: TrainConfig, data: Path, manifest: Manifest, track: bool, r
 
 
 def _begin(
-    config: TrainConfig, manifest: Manifest, start: Path | None, resume: bool, budget: float | None, device: str, folder: Path
+    config: TrainConfig,
+    manifest: Manifest,
+    start: Path | None,
+    resume: bool,
+    budget: float | None,
+    device: str,
+    folder: Path,
 ) -> tuple[Training, str]:
     model = load_model(start) if start else None
     if model is not None and model.record.network != config.network:
-        raise TrainingError(f"--from {start}", "another network", "the config's", "train it with the config it was made with")
+        raise TrainingError(
+            f"--from {start}", "another network", "the config's", "train it with the config it was made with"
+        )
     weights = dict(model.network.state_dict()) if model else None
     training = start_training(config, choose_device(device), weights=weights, budget=budget)
     identity = _identity(config, manifest, model)
     if resume:
         resume_training(training, folder, identity)
     elif (folder / "checkpoint.json").exists():
-        raise TrainingError(str(folder), "a training that was begun", "an empty --out", "add --resume, or use another --out")
+        raise TrainingError(
+            str(folder), "a training that was begun", "an empty --out", "add --resume, or use another --out"
+        )
     return training, identity
 
 

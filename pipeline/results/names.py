@@ -1,0 +1,44 @@
+"""How label files are called: `plate/a1.png` -> `plate/a1`, and never two inputs into one file."""
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+
+from pipeline.data.images import split_suffix
+from pipeline.types import Case
+
+_VOLUMES = (".nii", ".nii.gz")
+
+
+def label_suffix(path: str) -> str:
+    """What a label file of this input ends in: NIfTI gives NIfTI, everything else TIFF.
+
+    >>> label_suffix("a/b.png"), label_suffix("c.nii"), label_suffix("d.NII.GZ")
+    ('.tif', '.nii.gz', '.nii.gz')
+    """
+    return ".nii.gz" if split_suffix(PurePosixPath(path).name)[1].lower() in _VOLUMES else ".tif"
+
+
+def fold_name(name: str, ignores_case: bool) -> str:
+    """Two names with the same answer are one file on a file system that ignores case (and Unicode form)."""
+    return unicodedata.normalize("NFC", name).casefold() if ignores_case else name
+
+
+def label_stems(cases: Sequence[Case], known: Mapping[str, str], ignores_case: bool = False) -> dict[str, str]:
+    """Label stem of every case, by its relative path; `known` are the stems that the ledger has given out.
+
+    A known input keeps its stem. A newcomer takes its own (`Case.id`) if it is free; where another input differs only
+    by suffix it keeps its suffix (`a1.jpg` -> `a1.jpg.tif`). Newcomers are served in the order of their paths, so that
+    the answer does not depend on which of them was finished first.
+    """
+    stems = {case.relative: known[case.relative] for case in cases if case.relative in known}
+    taken = {fold_name(stem + label_suffix(path), ignores_case) for path, stem in known.items()}
+    for case in sorted((case for case in cases if case.relative not in known), key=lambda case: case.relative):
+        suffix = label_suffix(case.relative)
+        stem, number = case.id, 1
+        while fold_name(stem + suffix, ignores_case) in taken:
+            own = case.id + split_suffix(PurePosixPath(case.relative).name)[1]
+            stem, number = (own if number == 1 else f"{own}.{number}"), number + 1
+        taken.add(fold_name(stem + suffix, ignores_case))
+        stems[case.relative] = stem
+    return stems

@@ -1,0 +1,257 @@
+"""What a run has to do: which images, which of them are proven done, in which chunks, at what cost.
+
+Nothing is written here, so that `--dry-run` is exactly this.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline import shipped
+from pipeline.config import SegmentConfig
+from pipeline.data.files import sha256_file
+from pipeline.errors import EmptyError, ImageError, InputError, UsageError
+from pipeline.results.ledger import Entry, Ledger, why_redo
+from pipeline.results.lock import PRODUCTS, STATE
+from pipeline.results.names import label_stems
+from pipeline.runs.segment_case import label_paths
+from pipeline.runs.segment_chunk import LEDGER, SHARDS
+from pipeline.types import Case, Chunk, Skipped
+
+RESULTS_VERSION = 1  # raised when the same image, model and settings would give other numbers than before
+RECORD = "model.json"  # as pipeline.model.bundle has it, which is not imported: a run with nothing to do needs no torch
+SPEED = 0.6  # megapixels a second, until the ledger knows better
+OVERHEAD = 0.03  # seconds an image, whatever its size
+MOST_IN_A_CHUNK = 500  # so that a killed run loses little, however fast the machine
+LARGE_FILE = 1 << 18  # bytes; smaller files' headers are not read only to plan
+MEMORY, MEMORY_A_PIXEL = 700e6, 150.0  # bytes, about: process and model, then pixels, probabilities and objects
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An image that is to be done, why, and how large it is (megapixels; a guess from the file's size where rough)."""
+
+    case: Case
+    reason: str
+    megapixels: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`cases` are the images asked for, their ids the stems of their label files; `others` are only on record."""
+
+    config: SegmentConfig
+    model: Path
+    model_digest: str
+    settings: str
+    cases: tuple[Case, ...]
+    others: tuple[Case, ...]
+    todo: tuple[Planned, ...]
+    skipped: tuple[Skipped, ...]
+    chunks: tuple[Chunk, ...]
+    seconds: float
+
+    @property
+    def megapixels(self) -> float:
+        return sum(planned.megapixels for planned in self.todo)
+
+    @property
+    def memory(self) -> float:
+        """Bytes, about, at the largest image."""
+        return MEMORY + MEMORY_A_PIXEL * 1e6 * max((planned.megapixels for planned in self.todo), default=0.0)
+
+    def lines(self) -> list[str]:
+        """For a person: every image that would be done and why, every one that would be skipped, and the cost."""
+        lines = [f"do    {p.case.relative}  ({p.reason}, {p.megapixels:.2f} megapixels)" for p in self.todo]
+        lines += [f"skip  {skipped.case}  ({skipped.reason})" for skipped in self.skipped]
+        chunks = f"in {len(self.chunks):,} chunk{'s' if len(self.chunks) != 1 else ''}"
+        lines.append(f"{len(self.todo):,} to do {chunks}, {len(self.skipped):,} skipped, {len(self.cases):,} in all")
+        if self.todo:
+            cost = f"about {self.seconds:,.0f} s and {self.memory / 1e9:.1f} GB of memory on this machine"
+            lines.append(f"{self.megapixels:,.1f} megapixels, {cost}")
+        lines.append(f"model {self.config.model} ({self.model_digest[:12]}) -> {self.config.out}")
+        return lines
+
+
+def locate_model(name: str) -> tuple[Path, str]:
+    """Folder and digest of a model. Raises ModelError or TrackingError where there is none."""
+    folder = shipped.FOLDER / name.removeprefix("shipped:") if name.startswith("shipped:") else Path(name)
+    if not (folder / RECORD).is_file():
+        from pipeline.runs.find_model import find_any_model
+
+        folder = find_any_model(name)
+    return folder.resolve(), sha256_file(folder / RECORD)
+
+
+def digest_settings(config: SegmentConfig) -> str:
+    """Digest of the settings that decide what comes out for an image."""
+    kept = config.model_dump(include={"pixel_size", "diameter", "channel", "pages"})
+    return hashlib.sha256(json.dumps(kept | {"version": RESULTS_VERSION}, sort_keys=True).encode()).hexdigest()
+
+
+def absolute(config: SegmentConfig) -> SegmentConfig:
+    """The config with whole paths, as workers elsewhere need them."""
+    return config.model_copy(update={"folder": config.folder.absolute(), "out": config.out.absolute()})
+
+
+def check_folders(config: SegmentConfig) -> None:
+    """Raise InputError where the input is no folder, and UsageError where the results would lie among the images."""
+    folder, out = config.folder.resolve(), config.out.resolve()
+    if not folder.is_dir():
+        came = "a file" if folder.exists() else "nothing there"
+        raise InputError(f"folder {config.folder}", came, "a folder of images", "check the path")
+    if folder == out or any(folder.is_relative_to(out / name) for name in PRODUCTS):
+        raise UsageError(f"--out {config.out}", "the folder of the images", "another one", "give another --out")
+
+
+def find_cases(config: SegmentConfig) -> tuple[list[Case], list[Case]]:
+    """The images asked for, and the others of the same folder. Raises InputError when there are none."""
+    from pipeline.data.layouts import discover_images
+
+    chosen = bool(config.include or config.exclude or config.limit)
+    found = discover_images(config.folder, config.include, config.exclude, None, config.group)
+    asked = list(found)[: config.limit]
+    if not asked:
+        raise EmptyError(
+            f"folder {config.folder}",
+            "no image that is asked for" if chosen else "no images",
+            "PNG, JPEG, BMP, TIFF or NIfTI files",
+            "check the folder, --include and --exclude" if chosen else "check the folder",
+        )
+    if not chosen:
+        return asked, []
+    names = {case.relative for case in asked}
+    whole = discover_images(config.folder, (), (), None, config.group)
+    return asked, [case for case in whole if case.relative not in names]
+
+
+def _megapixels(case: Case, config: SegmentConfig, exact: bool) -> float:
+    """From the header; for small files, unless `exact`, from the size at a byte a pixel. 0 for what does not open."""
+    from pipeline.data.images import open_image
+
+    try:
+        size = case.image.stat().st_size
+        if size < LARGE_FILE and not exact:
+            return size / 1e6
+        shape = open_image(case.image, pages=config.pages, max_megapixels=config.max_megapixels).shape
+    except (ImageError, OSError):
+        return 0.0
+    pixels = 1
+    for length in shape[1:]:
+        pixels *= length
+    return pixels / 1e6
+
+
+def learn_speed(entries: Iterable[Entry], model: str) -> float:
+    """Megapixels a second: what this folder has seen of this model, else `SPEED`."""
+    megapixels = seconds = 0.0
+    for entry in entries:
+        if entry.status == "done" and entry.model == model:
+            row = entry.row
+            megapixels += row.get("height", 0) * row.get("width", 0) * row.get("planes", 1) / 1e6
+            seconds += max(0.0, sum(entry.seconds.values()) - OVERHEAD)
+    return megapixels / seconds if megapixels >= 1 and seconds > 0 else SPEED
+
+
+def cut_chunks(todo: Sequence[Planned], seconds: float, speed: float) -> tuple[Chunk, ...]:
+    """Neighbours together until they make about `seconds` of work; an image that takes as long by itself stays alone.
+
+    >>> sizes = [0.1, 0.1, 50.0, 0.1]
+    >>> todo = [Planned(Case(str(i), Path(str(i)), str(i)), "new", size) for i, size in enumerate(sizes)]
+    >>> [[case.id for case in chunk.cases] for chunk in cut_chunks(todo, 30.0, 0.6)]
+    [['0', '1'], ['2'], ['3']]
+    """
+    groups: list[list[Case]] = []
+    room = 0.0
+    for planned in todo:
+        cost = OVERHEAD + planned.megapixels / speed
+        if not groups or cost > room or len(groups[-1]) >= MOST_IN_A_CHUNK:
+            groups.append([])
+            room = seconds
+        groups[-1].append(planned.case)
+        room -= cost
+    return tuple(Chunk(number, tuple(group)) for number, group in enumerate(groups))
+
+
+def broken_shards(ledger: Ledger, out: Path) -> set[str]:
+    """Table shards that entries stand on and that are missing or changed: their images count as not done."""
+    needed = {entry.shard for entry in ledger.entries.values() if entry.shard}
+    return {
+        name for name in needed if name not in ledger.shards or not ledger.shards[name].unchanged(out / SHARDS / name)
+    }
+
+
+def _stems(cases: Sequence[Case], ledger: Ledger, out: Path) -> dict[str, str]:
+    known = {path: entry.stem for path, entry in ledger.entries.items()}
+    return label_stems(cases, known, (out / STATE.upper()).exists())
+
+
+def _reasons(cases: Iterable[Case], ledger: Ledger, config: SegmentConfig, model: str, settings: str) -> dict[str, str]:
+    broken = broken_shards(ledger, config.out)
+    reasons = {}
+    for case in cases:
+        entry = ledger.entries.get(case.relative)
+        wanted = label_paths(case, config.geojson)
+        reason = why_redo(entry, case.image, config.out, model, settings, wanted)
+        if not reason and entry is not None and entry.shard in broken:
+            reason = "its table shard is missing or changed"
+        reasons[case.relative] = reason or ("forced" if config.force else "")
+    return reasons
+
+
+def make_plan(config: SegmentConfig, ledger: Ledger, exact: bool = False) -> Plan:
+    """Plan a run over what `ledger` has seen; `config` has whole paths. `exact` reads every header for its size."""
+    model, digest = locate_model(config.model)
+    settings = digest_settings(config)
+    asked, rest = find_cases(config)
+    stems = _stems([*asked, *rest], ledger, config.out)
+    cases = [replace(case, id=stems[case.relative]) for case in asked]
+    reasons = _reasons(cases, ledger, config, digest, settings)
+    wanted = [case for case in cases if reasons[case.relative]]
+    todo = tuple(Planned(case, reasons[case.relative], _megapixels(case, config, exact)) for case in wanted)
+    speed = learn_speed(ledger.entries.values(), digest)
+    return Plan(
+        config=config,
+        model=model,
+        model_digest=digest,
+        settings=settings,
+        cases=tuple(cases),
+        others=tuple(_still_true(rest, stems, ledger, config)),
+        todo=todo,
+        skipped=tuple(Skipped(case.relative, "proven done") for case in cases if not reasons[case.relative]),
+        chunks=cut_chunks(todo, config.chunk_seconds, speed),
+        seconds=sum(OVERHEAD + planned.megapixels / speed for planned in todo),
+    )
+
+
+def _still_true(rest: Sequence[Case], stems: Mapping[str, str], ledger: Ledger, config: SegmentConfig) -> list[Case]:
+    """Images that this run was not asked for, but whose results of an earlier one still hold."""
+    broken = broken_shards(ledger, config.out) if rest else set()
+    kept = []
+    for case in rest:
+        entry = ledger.entries.get(case.relative)
+        if entry is None or entry.shard in broken:
+            continue
+        failed = entry.status == "failed" and entry.source.unchanged(case.image)
+        if failed or not why_redo(entry, case.image, config.out, entry.model, entry.settings, ()):
+            kept.append(replace(case, id=stems[case.relative]))
+    return kept
+
+
+def plan_segmentation(config: SegmentConfig) -> Plan:
+    """What `segment` would do now, with estimates; writes nothing (`--dry-run`)."""
+    config = absolute(config)
+    check_folders(config)
+    return make_plan(config, Ledger(config.out / LEDGER), exact=True)
+
+
+def read_record(model: Path) -> dict[str, Any]:
+    """The model's record as plain values; empty where it is no JSON (loading it says why)."""
+    try:
+        record = json.loads((model / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}

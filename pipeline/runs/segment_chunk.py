@@ -1,0 +1,74 @@
+"""The worker: one chunk of images, one outcome an image, one sealed ledger segment at the end.
+
+What crosses to a worker is paths and settings; what comes back is outcomes.
+"""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.results.ledger import (
+    SEGMENT,
+    DamagedSegmentError,
+    Entry,
+    Product,
+    read_segment,
+    seal_segment,
+    segment_name,
+)
+from pipeline.results.lock import STATE, writing
+from pipeline.runs.segment_case import ChunkJob, Worked, segment_case
+from pipeline.types import Chunk, Outcome
+
+Tell = Callable[[Outcome], None]
+LEDGER, SHARDS = f"{STATE}/ledger", f"{STATE}/shards"
+
+
+def segment_chunk(chunk: Chunk, job: ChunkJob, tell: Tell | None = None) -> list[Outcome]:
+    """Segment every image of `chunk`, then seal it in the ledger; a chunk that is sealed already is not done again.
+
+    `Case.id` is the stem of the label file. `tell` hears of each image as it is done (in this process only). Raises
+    ModelError when the model cannot be used and OutputError when the folder cannot be written.
+    """
+    name = segment_name(job.run, chunk.number)
+    sealed = _sealed(job.out / LEDGER, name)
+    if sealed is not None:
+        return [entry.outcome for entry in sealed]
+    worked = []
+    for case in chunk.cases:
+        worked.append(segment_case(case, job))
+        if tell:
+            tell(worked[-1].entry.outcome)
+    return [entry.outcome for entry in _seal(name, worked, job)]
+
+
+def _sealed(folder: Path, name: str) -> list[Entry] | None:
+    path = folder / f"{name}{SEGMENT}"
+    if not path.is_file():
+        return None
+    try:
+        return read_segment(path).entries
+    except DamagedSegmentError:
+        return None
+
+
+def _seal(name: str, worked: list[Worked], job: ChunkJob) -> list[Entry]:
+    """Shard first, then the segment that vouches for it. A shard's name is its own: two tries never share one."""
+    from pipeline.results.tables import write_shard
+
+    frames = {w.entry.path: w.objects for w in worked if w.objects is not None}
+    shards: dict[str, Product] = {}
+    places: dict[str, Entry] = {}
+    with writing(job.out):
+        if frames:
+            shard = f"{name}-{uuid.uuid4().hex[:8]}.parquet"
+            sha256, rows = write_shard(job.out / SHARDS / shard, list(frames.values()))
+            shards[shard] = Product.of(job.out / SHARDS / shard, sha256)
+            columns = {path: tuple(frame.columns) for path, frame in frames.items()}
+            done = [w.entry for w in worked if w.entry.path in frames]
+            for entry, place in zip(done, rows, strict=True):
+                places[entry.path] = replace(entry, shard=shard, rows=place, columns=columns[entry.path])
+        entries = [places.get(w.entry.path, w.entry) for w in worked]
+        seal_segment(job.out / LEDGER, name, entries, shards)
+    return entries

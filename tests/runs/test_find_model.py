@@ -1,0 +1,47 @@
+"""What a model's name means."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.errors import ModelError
+from pipeline.runs.find_model import find_any_model, parse_model_name
+
+
+@pytest.fixture
+def registry(tmp_path):
+    """A registry that answers with what it was asked for."""
+    return SimpleNamespace(resolve=lambda name, which: tmp_path / name / which)
+
+
+@pytest.mark.parametrize(
+    ("name", "which"),
+    [("nuclei", "champion"), ("nuclei@gpu", "gpu"), ("nuclei/3", "3"), ("my-model.v2@x", "x")],
+)
+def test_registered_names(tmp_path, monkeypatch, registry, name, which):
+    """NAME is its champion, NAME@alias and NAME/version say which."""
+    monkeypatch.chdir(tmp_path)
+    assert find_any_model(name, registry) == tmp_path / name.split("@")[0].split("/")[0] / which
+
+
+@pytest.mark.parametrize("name", ["a/b", "nuclei@", "/no/such/folder", "", "a b"])
+def test_what_can_be_no_name_is_none(name):
+    """Paths and half names are not looked up in the registry."""
+    assert parse_model_name(name) is None
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "shipped:no-such-model"])
+def test_nothing_there_is_refused(registry, name):
+    """Never another model than the one that was named."""
+    with pytest.raises(ModelError):
+        find_any_model(name, registry)
+
+
+def test_a_folder_goes_before_a_registered_name(tmp_path, monkeypatch, registry):
+    """A model folder called like a registered model is that folder; a folder that is no model is refused."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nuclei").mkdir()
+    with pytest.raises(ModelError, match="a model folder"):
+        find_any_model("nuclei", registry)
+    (tmp_path / "nuclei" / "model.json").write_text("{}")
+    assert find_any_model("nuclei", registry) == tmp_path / "nuclei"
