@@ -1,7 +1,6 @@
 """Every job's configuration: frozen, nothing unknown allowed, a choice is a tagged union (`kind:`).
 
-A config file is YAML with the fields below; `load_config` reads one, applies `--set key=value` overrides and answers
-with one exact type or a `ConfigError` that names the field.
+Config files are YAML; `load_config` reads one, applies `--set key=value`, or raises a `ConfigError` naming the field.
 """
 
 from pathlib import Path
@@ -19,7 +18,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-# --- networks: built by unet.build(kind, parameters) -------------------------------------------------------------------
+# --- networks: built by unet.build(kind, parameters)
 
 
 class GuideUNet(Strict):
@@ -44,7 +43,7 @@ class NucleiUNet(Strict):
 
 NetworkConfig = Annotated[GuideUNet | NucleiUNet, Field(discriminator="kind")]
 
-# --- prepare -----------------------------------------------------------------------------------------------------------
+# --- prepare
 
 
 class Percentile(Strict):
@@ -82,7 +81,7 @@ class PrepareConfig(Strict):
     size: Annotated[NativeSize | FixedSize, Field(discriminator="kind")] = NativeSize()
 
 
-# --- targets -----------------------------------------------------------------------------------------------------------
+# --- targets
 
 
 class MaskTarget(Strict):
@@ -104,7 +103,7 @@ class SeparatedTarget(Strict):
 
 TargetConfig = Annotated[MaskTarget | SeparatedTarget, Field(discriminator="kind")]
 
-# --- training ----------------------------------------------------------------------------------------------------------
+# --- training
 
 
 class DiceBCE(Strict):
@@ -128,7 +127,7 @@ class Adam(Strict):
 
 
 class Cosine(Strict):
-    """Linear warm-up, then half a cosine down to `floor` of the rate, over the epochs or the time budget, whichever ends first."""
+    """Linear warm-up, then half a cosine down to `floor` of the rate, over the epochs or the time budget."""
 
     kind: Literal["cosine"] = "cosine"
     warmup_steps: int = 100
@@ -213,14 +212,16 @@ class TrainConfig(Strict):
     sample_pictures: int = 4
 
 
-# --- the other jobs ----------------------------------------------------------------------------------------------------
+# --- the other jobs
 
 
 class IngestConfig(Strict):
     folder: Path
     manifest: Path
     layout: Literal["auto", "dsb", "paired", "paired-nifti", "unlabelled"] = "auto"
-    group: str | None = None  # a regular expression; its first bracket (or the whole match) on the relative path is the group
+    group: str | None = (
+        None  # a regular expression; its first bracket (or the whole match) on the relative path is the group
+    )
     fractions: tuple[Fraction, Fraction, Fraction] = (0.7, 0.15, 0.15)  # train, val, test
     seed: int = 0
     strict: bool = False
@@ -269,7 +270,9 @@ def _override(tree: dict[str, Any], assignment: str) -> None:
     for parent in parents:
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
-            raise ConfigError(f"--set {assignment}", f"{parent}, which is a value", "a section", "check the spelling of the key")
+            raise ConfigError(
+                f"--set {assignment}", f"{parent}, which is a value", "a section", "check the spelling of the key"
+            )
     tree[last] = yaml.safe_load(value)
 
 
@@ -289,7 +292,9 @@ def read_tree(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(str(path), str(error), "a readable YAML file", "check the path and the indentation") from None
     if not isinstance(tree, dict):
-        raise ConfigError(str(path), type(tree).__name__, "a mapping of keys to values", "see the configs that ship in configs/")
+        raise ConfigError(
+            str(path), type(tree).__name__, "a mapping of keys to values", "see the configs that ship in configs/"
+        )
     return tree
 
 

@@ -6,6 +6,7 @@
     ├── InputError              something that was given cannot be used
     │   ├── ImageError          unreadable, truncated, unsupported or too large
     │   ├── MaskError           a mask that does not fit its image or is no mask
+    │   ├── EmptyError          a folder without a single image
     │   ├── LayoutError         a folder whose layout is not recognised
     │   └── ManifestError       a manifest that cannot be read or does not match its files
     ├── ModelError              a model that is missing, damaged or does not fit
@@ -58,6 +59,10 @@ class ImageError(InputError):
 
 
 class MaskError(InputError):
+    pass
+
+
+class EmptyError(InputError):
     pass
 
 

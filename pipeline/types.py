@@ -7,14 +7,14 @@ Frozen, checked once at construction. Arrays are `(C, (Z,) Y, X)` for images, `(
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ImageError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Final = 1
 Unit = Literal["px", "um", "mm"]
 Split = Literal["train", "val", "test", "unlabelled"]
 Modality = Literal["fluorescence", "stained", "grey_bright", "unknown"]
@@ -25,7 +25,7 @@ Pixels = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where the pixels lie: `spacing` in ((Z,) Y, X) order in `unit`; `affine` (4x4 float64) is kept for writing back."""
+    """Where the pixels lie: `spacing` in ((Z,) Y, X) order in `unit`; `affine` (4x4 float64) is for writing back."""
 
     spacing: tuple[float, ...]
     unit: Unit = "px"
@@ -33,7 +33,12 @@ class Geometry:
 
     def __post_init__(self) -> None:
         if not all(np.isfinite(s) and s > 0 for s in self.spacing):
-            raise ImageError("geometry", f"spacing {self.spacing}", "finite numbers above 0", "give --pixel-size or repair the header")
+            raise ImageError(
+                "geometry",
+                f"spacing {self.spacing}",
+                "finite numbers above 0",
+                "give --pixel-size or repair the header",
+            )
 
     @classmethod
     def pixels(cls, dimensions: int = 2) -> "Geometry":

@@ -5,6 +5,6 @@ network's name is known.
 """
 
 from unet.losses import DiceBCELoss
-from unet.networks import build, network_kinds
+from unet.networks import build, channels_last, network_kinds
 
-__all__ = ["DiceBCELoss", "build", "network_kinds"]
+__all__ = ["DiceBCELoss", "build", "channels_last", "network_kinds"]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from monai.losses import DiceLoss
+from monai.losses.dice import DiceLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,6 +24,8 @@ class DiceBCELoss(nn.Module):
     (deep supervision, finest first) is scored against the target averaged down to each, weights 1, 1/2, 1/4 ...
     """
 
+    channels: Tensor | None
+
     def __init__(
         self, dice: float = 1.0, bce: float = 1.0, channels: Sequence[float] = (), softmax: bool = False
     ) -> None:
@@ -34,20 +36,21 @@ class DiceBCELoss(nn.Module):
 
     def _one(self, logits: Tensor, target: Tensor) -> Tensor:
         dims = (0, *range(2, logits.ndim))
-        overlap = self.overlap(logits, target).flatten()
+        overlap: Tensor = self.overlap(logits, target).flatten()
         if self.softmax:
             entropy = -(target * F.log_softmax(logits, dim=1)).mean(dim=dims) * logits.shape[1]
         else:
             entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=dims)
-        weights = torch.ones_like(entropy) if self.channels is None else self.channels.to(entropy)
-        return ((self.dice * overlap + self.bce * entropy) * weights).sum() / weights.sum()
+        weights = torch.ones_like(entropy) if self.channels is None else self.channels.to(entropy.device)
+        loss: Tensor = ((self.dice * overlap + self.bce * entropy) * weights).sum() / weights.sum()
+        return loss
 
     def forward(self, logits: Tensor | list[Tensor], target: Tensor) -> Tensor:
         if isinstance(logits, Tensor):
             return self._one(logits, target)
         weights = [0.5**level for level in range(len(logits))]
         losses = [
-            weight * self._one(level, F.adaptive_avg_pool2d(target, level.shape[-2:]))
+            weight * self._one(level, F.adaptive_avg_pool2d(target, (level.shape[-2], level.shape[-1])))
             for weight, level in zip(weights, logits, strict=True)
         ]
         return torch.stack(losses).sum() / sum(weights)

@@ -29,14 +29,15 @@ def _forward(network: nn.Module, image: Tensor) -> Tensor:
 def _blended(network: nn.Module, image: Tensor) -> Tensor:
     from monai.inferers.utils import sliding_window_inference  # only models that need blending pay for MONAI
 
-    answer: Tensor = sliding_window_inference(
+    answer = sliding_window_inference(
         image, (256, 256), 1, lambda x: _forward(network, x), overlap=0.5, mode="gaussian"
     )
+    assert isinstance(answer, Tensor)
     return answer
 
 
 def predict(model: TrainedModel, prepared: Pixels, device: str = "cpu", *, core: int | None = None) -> Pixels:
-    """Probabilities `(K, Y, X)` float32 of a prepared image `(C, Y, X)` float32 whose sides are multiples of the stride.
+    """Probabilities `(K, Y, X)` float32 of a prepared image `(C, Y, X)` float32; sides are multiples of the stride.
 
     `core` is the side of a tile's core; None takes a small image whole and cuts a large one. The answer is the same.
     """

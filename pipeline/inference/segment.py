@@ -20,7 +20,7 @@ _MICROMETRES = {"um": 1.0, "mm": 1000.0}
 
 @dataclass(frozen=True)
 class Segmented:
-    """`labels` `(Y, X)` uint32 and `probabilities` `(K, Y, X)` float32, both on the file's grid; `image` as it was read."""
+    """`labels` `(Y, X)` uint32 and `probabilities` `(K, Y, X)` float32 on the file's grid; `image` as it was read."""
 
     labels: Labels
     probabilities: Pixels
@@ -96,7 +96,9 @@ class Segmenter:
                 raise ModelError("--diameter", "a model that records none", "one that does", "leave --diameter out")
             return record.diameter / diameter
         if pixel_size is not None and record.pixel_size is None:
-            raise ModelError("--pixel-size", "a model without one", "one trained at a known size", "give --diameter instead")
+            raise ModelError(
+                "--pixel-size", "a model without one", "one trained at a known size", "give --diameter instead"
+            )
         if record.pixel_size is None:
             return 1.0
         size = pixel_size or geometry.spacing[-1] * _MICROMETRES.get(geometry.unit, np.nan)

@@ -80,7 +80,7 @@ def record_thresholds(thresholds: Thresholds) -> ThresholdRecord:
 
 
 def save_model(folder: Path, network: nn.Module, record: ModelRecord, *, half: bool = False) -> str:
-    """Write weights and record, whole or not at all; with `half` floats are stored as fp16. Returns the model's digest."""
+    """Write weights and record, each whole or not at all, floats as fp16 with `half`; returns the model's digest."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     if half:
@@ -99,10 +99,14 @@ def _read_record(folder: Path) -> tuple[ModelRecord, str]:
     except OSError as error:
         raise ModelError(str(folder), f"no {RECORD} ({error.strerror})", "a model folder", "check --model") from None
     except ValueError as error:
-        raise ModelError(str(folder / RECORD), f"damaged JSON ({error})", "a record", "restore the model folder") from None
+        raise ModelError(
+            str(folder / RECORD), f"damaged JSON ({error})", "a record", "restore the model folder"
+        ) from None
     version = tree.get("format_version") if isinstance(tree, dict) else None
     if version != FORMAT_VERSION:
-        raise ModelError(str(folder / RECORD), f"format_version {version}", str(FORMAT_VERSION), "update maskline or train again")
+        raise ModelError(
+            str(folder / RECORD), f"format_version {version}", str(FORMAT_VERSION), "update maskline or train again"
+        )
     try:
         return build_config(ModelRecord, tree, str(folder / RECORD)), hashlib.sha256(text).hexdigest()
     except ConfigError as error:
@@ -115,7 +119,9 @@ def _check_tensors(folder: Path, network: nn.Module, state: dict[str, torch.Tens
     wrong = sorted(name for name in wanted.keys() | came.keys() if wanted.get(name) != came.get(name))
     if wrong:
         detail = ", ".join(f"{name} {came.get(name, 'missing')}" for name in wrong[:5])
-        raise ModelError(str(folder / WEIGHTS), detail, "the tensors of the recorded network", "restore the model folder")
+        raise ModelError(
+            str(folder / WEIGHTS), detail, "the tensors of the recorded network", "restore the model folder"
+        )
 
 
 def load_model(folder: Path, device: str = "cpu") -> TrainedModel:
@@ -125,7 +131,9 @@ def load_model(folder: Path, device: str = "cpu") -> TrainedModel:
     try:
         sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
         if sha256 != record.weights_sha256:
-            raise ModelError(str(weights), f"sha256 {sha256[:12]}", record.weights_sha256[:12], "restore the model folder")
+            raise ModelError(
+                str(weights), f"sha256 {sha256[:12]}", record.weights_sha256[:12], "restore the model folder"
+            )
         state = load_file(weights)
     except OSError as error:
         raise ModelError(str(weights), str(error.strerror), "the weights", "restore the model folder") from None
@@ -135,8 +143,7 @@ def load_model(folder: Path, device: str = "cpu") -> TrainedModel:
     network = unet.build(record.network.kind, **parameters)
     _check_tensors(folder, network, state)
     network.load_state_dict(state)  # fp16 is widened to the network's own float32
-    network.eval().to(device).to(memory_format=torch.channels_last)
-    return TrainedModel(network, record, digest)
+    return TrainedModel(unet.channels_last(network.eval().to(device)), record, digest)
 
 
 def shipped_models() -> tuple[str, ...]:
@@ -149,9 +156,19 @@ def find_model(name: str) -> Path:
     if name.startswith("shipped:"):
         folder = shipped.FOLDER / name.removeprefix("shipped:")
         if not (folder / RECORD).is_file():
-            raise ModelError(name, "no such model in the package", f"one of {', '.join(shipped_models()) or 'none'}", "name one of these")
+            raise ModelError(
+                name,
+                "no such model in the package",
+                f"one of {', '.join(shipped_models()) or 'none'}",
+                "name one of these",
+            )
         return folder
     folder = Path(name)
     if not (folder / RECORD).is_file():
-        raise ModelError(f"--model {name}", f"no {RECORD} there", "a model folder, shipped:NAME or a registered name", "see maskline models list")
+        raise ModelError(
+            f"--model {name}",
+            f"no {RECORD} there",
+            "a model folder, shipped:NAME or a registered name",
+            "see maskline models list",
+        )
     return folder.resolve()

@@ -69,7 +69,8 @@ def touching_border(labels: Labels) -> Pixels:
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * _REACH + 1, 2 * _REACH + 1))
     largest = cv2.dilate(values, kernel, borderType=cv2.BORDER_REPLICATE)
     smallest = cv2.erode(np.where(values > 0, values, np.float32(2**24)), kernel, borderType=cv2.BORDER_REPLICATE)
-    return ((largest > 0) & (smallest < 2**24) & (largest != smallest)).astype(np.float32)
+    border: Pixels = ((largest > 0) & (smallest < 2**24) & (largest != smallest)).astype(np.float32)
+    return border
 
 
 def own_distance(labels: Labels) -> Pixels:

@@ -1,7 +1,8 @@
 """Augmentation as MONAI dictionary transforms: draw (`randomize`), then apply.
 
 Samples are dictionaries: `image` `(C, Y, X)` in the file's dtype with its `preparation`, after `Normalised` float32 in
-about [0, 1]; `label` `(Y, X)` uint16 or float32 instances, after `EncodeTargetd` a `target` `(K, Y, X)` float32. Randomness comes from each transform's own state alone, which the
+about [0, 1]; `label` `(Y, X)` uint16 or float32 instances, after `EncodeTargetd` `target` `(K, Y, X)` float32.
+Randomness comes from each transform's own state alone, which the
 data set seeds for every sample, so that a sample depends on (seed, epoch, index) and on nothing else.
 """
 
@@ -21,7 +22,7 @@ from pipeline.types import Array
 Sample = dict[Hashable, Any]
 
 
-class RandWarpCropd(Randomizable, MapTransform):  # type: ignore[misc]
+class RandWarpCropd(Randomizable, MapTransform):
     """A square crop, turned, flipped and scaled in one resampling step; the image mirrors beyond its edges.
 
     Parameters
@@ -74,7 +75,7 @@ class RandWarpCropd(Randomizable, MapTransform):  # type: ignore[misc]
         return warped
 
 
-class Normalised(MapTransform):  # type: ignore[misc]
+class Normalised(MapTransform):
     """The crop by the whole image's statistics (`preparation`), so that a crop looks as it will when segmenting."""
 
     def __init__(self) -> None:
@@ -86,7 +87,7 @@ class Normalised(MapTransform):  # type: ignore[misc]
         return sample
 
 
-class RandIntensityd(Randomizable, MapTransform):  # type: ignore[misc]
+class RandIntensityd(Randomizable, MapTransform):
     """Gain, offset and gamma for the image, and a smaller gain for each channel apart (stain); grey stays grey."""
 
     def __init__(self, intensity: float, gamma: tuple[float, float], stain: float, invert: float) -> None:
@@ -113,7 +114,7 @@ class RandIntensityd(Randomizable, MapTransform):  # type: ignore[misc]
         return sample
 
 
-class RandBlurd(Randomizable, MapTransform):  # type: ignore[misc]
+class RandBlurd(Randomizable, MapTransform):
     """Gaussian blur of sigma up to `sigma` px, on a fifth of the samples."""
 
     def __init__(self, sigma: float) -> None:
@@ -131,7 +132,7 @@ class RandBlurd(Randomizable, MapTransform):  # type: ignore[misc]
         return sample
 
 
-class EncodeTargetd(MapTransform):  # type: ignore[misc]
+class EncodeTargetd(MapTransform):
     """Instances to target channels, after all geometry is done, so that borders keep their width in pixels."""
 
     def __init__(self, target: MaskTarget | SeparatedTarget) -> None:

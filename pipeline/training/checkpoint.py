@@ -45,7 +45,7 @@ def save_checkpoint(
     progress: Progress,
     identity: str,
 ) -> None:
-    """Write `networks` (name -> state), the optimiser's state and the progress; `identity` is the digest of what is trained."""
+    """Write `networks` (name -> state), the optimiser's state and the progress; `identity` names what is trained."""
     tensors: dict[str, Tensor] = {}
     for name, state in networks.items():
         tensors |= _flatten(name, state)
@@ -84,7 +84,10 @@ def load_checkpoint(
         raise TrainingError(str(path), f"no usable checkpoint ({error})", "one", "leave --resume out") from None
     if record.get("format_version") != FORMAT_VERSION or record.get("identity") != identity:
         raise TrainingError(
-            str(path), "a checkpoint of another config or data set", "this one's", "use the same config and data, or another --out"
+            str(path),
+            "a checkpoint of another config or data set",
+            "this one's",
+            "use the same config and data, or another --out",
         )
     for name, network in networks.items():
         network.load_state_dict(_part(tensors, name))

@@ -1,4 +1,4 @@
-"""From cases to training samples: images and labels in memory once, samples that depend on (seed, epoch, index) alone."""
+"""From cases to training samples: images in memory once, samples that depend on (seed, epoch, index) alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,7 +50,8 @@ def merged_target(labels: Labels, shape: tuple[int, int], target: MaskTarget) ->
     kernels are non-negative, doing so for each instance and taking the maximum, as the guide does, is the same.
     """
     soft = resize((labels > 0).astype(np.float64), shape, order=1, mode="constant", anti_aliasing=True)
-    return (soft > (0.0 if target.merge == "literal" else 0.5)).astype(np.float32)[None]
+    mask: Pixels = (soft > (0.0 if target.merge == "literal" else 0.5)).astype(np.float32)[None]
+    return mask
 
 
 def grid_target(example: Example, config: TrainConfig) -> Pixels:
@@ -118,7 +119,9 @@ class WholeDataset(Dataset[dict[str, Any]]):
 
     def __init__(self, examples: Sequence[Example], config: TrainConfig) -> None:
         if not isinstance(config.prepare.size, FixedSize):
-            raise TrainingError("sampling", "whole images", "a fixed size to bring them to", "set prepare.size.kind: fixed")
+            raise TrainingError(
+                "sampling", "whole images", "a fixed size to bring them to", "set prepare.size.kind: fixed"
+            )
         self.seed = config.seed
         self.samples = [(e.preparation.apply(e.pixels), grid_target(e, config)) for e in examples]
         self.start_epoch(0)

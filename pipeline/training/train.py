@@ -58,7 +58,7 @@ def initial_network(config: TrainConfig) -> nn.Module:
     """The network of the config, initialised from its seed, in channels_last."""
     torch.manual_seed(config.seed)
     network = unet.build(config.network.kind, **config.network.model_dump(exclude={"kind"}))
-    return network.to(memory_format=torch.channels_last)
+    return unet.channels_last(network)
 
 
 def start_training(
@@ -73,7 +73,9 @@ def start_training(
     groups = [p for p in network.parameters() if p.requires_grad]
     if isinstance(config.optimiser, AdamW):
         decay = config.optimiser.weight_decay
-        optimiser: torch.optim.Optimizer = torch.optim.AdamW(groups, config.optimiser.lr, weight_decay=decay, fused=True)
+        optimiser: torch.optim.Optimizer = torch.optim.AdamW(
+            groups, config.optimiser.lr, weight_decay=decay, fused=True
+        )
     else:
         optimiser = torch.optim.Adam(groups, config.optimiser.lr, eps=1e-7, fused=True)  # Keras' epsilon
     loss = unet.DiceBCELoss(config.loss.dice, config.loss.bce, config.loss.channels).to(device)
@@ -131,7 +133,9 @@ def _step(training: Training, batch: dict[str, Tensor]) -> float:
     logits = [level.float() for level in logits] if isinstance(logits, list) else logits.float()
     loss: Tensor = training.loss(logits, target)
     if not torch.isfinite(loss):
-        raise TrainingError(f"step {training.progress.step}", f"loss {loss.item()}", "a finite one", "lower optimiser.lr")
+        raise TrainingError(
+            f"step {training.progress.step}", f"loss {loss.item()}", "a finite one", "lower optimiser.lr"
+        )
     training.optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     if config.clip:

@@ -6,6 +6,7 @@ stops the training. What a model is worth is said by `maskline evaluate` on whol
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,7 +103,7 @@ _GRID: dict[str, tuple[float, ...]] = {
 def tune_thresholds(
     found: Sequence[Answer], target: MaskTarget | SeparatedTarget, watch: Watch = unwatched
 ) -> tuple[Thresholds, float]:
-    """Thresholds with the best Data Science Bowl score on `found`, by coordinate ascent from the defaults, two rounds."""
+    """Thresholds with the best Data Science Bowl score on `found`: coordinate ascent from the defaults, two rounds."""
 
     def score(thresholds: Thresholds) -> float:
         scores = [match(a.truth, decode(a.probabilities, target, thresholds)).dsb_score for a in found]
@@ -113,7 +114,8 @@ def tune_thresholds(
     names = [name for name in _GRID if isinstance(target, SeparatedTarget) or name in ("foreground", "minimum_area")]
     for step, name in enumerate(names * 2):
         for choice in _GRID[name]:
-            candidate = replace(best, **{name: choice})
+            changed: dict[str, Any] = {name: choice}
+            candidate = replace(best, **changed)
             if candidate != best and (reached := score(candidate)) > value + 1e-4:
                 best, value = candidate, reached
         watch(Event("tune", step + 1, 2 * len(names), {"map": value}))

@@ -1,6 +1,6 @@
 """Tiles give the whole-image answer; every pixel lies in exactly one core."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,7 @@ class Source:
     """An image in memory that acts as an opened file."""
 
     pixels: np.ndarray
-    geometry: Geometry = Geometry.pixels()
+    geometry: Geometry = field(default_factory=Geometry.pixels)
     path: Path = Path("memory")
 
     def read(self, window: Window | None = None) -> Image:

@@ -27,7 +27,13 @@ def saved(folder: Path, config: NetworkConfig = SMALL, half: bool = False) -> nn
     stride, halo = describe_network(network, 3)
     names = ("foreground", "border", "distance")
     record = ModelRecord(
-        name="t", network=config, prepare=PrepareConfig(), target=SeparatedTarget(), outputs=names, stride=stride, halo=halo
+        name="t",
+        network=config,
+        prepare=PrepareConfig(),
+        target=SeparatedTarget(),
+        outputs=names,
+        stride=stride,
+        halo=halo,
     )
     save_model(folder, network, record, half=half)
     return network
@@ -52,7 +58,9 @@ def test_digest_names_the_content(tmp_path: Path) -> None:
     assert a == b != c
 
 
-@pytest.mark.parametrize("damage", ["no record", "no weights", "cut weights", "bad json", "version", "unknown field", "other net"])
+@pytest.mark.parametrize(
+    "damage", ["no record", "no weights", "cut weights", "bad json", "version", "unknown field", "other net"]
+)
 def test_damage_is_refused(tmp_path: Path, damage: str) -> None:
     """Each kind of damage is a ModelError, none a crash or a wrong model."""
     saved(tmp_path)

@@ -1,0 +1,288 @@
+"""`maskline ingest`, `train`, `segment`, `evaluate`, `score` and `verify`."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flows.options import DEVICE, EXISTING, FILE, FOLDER, NEW, NO_TRACK, Duration, given
+
+if TYPE_CHECKING:
+    from pipeline.config import SegmentConfig
+    from pipeline.runs.segment_folder import SegmentSummary
+
+LAYOUTS = click.Choice(["auto", "dsb", "paired", "paired-nifti", "unlabelled"])
+SPLITS = click.Choice(["train", "val", "test", "all"])
+MOST_TOLD = 10
+MODEL = "shipped:NAME, a registered NAME[@alias|/version], or a model folder."
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  maskline ingest dsb2018/stage1_train --out dsb2018.csv
+  maskline ingest plates --out plates.csv --group '([^/]+)/' --strict
+"""
+)
+@click.argument("folder", type=FOLDER)
+@click.option("--out", "manifest", type=NEW, required=True, help="The manifest CSV to write; findings go beside it.")
+@click.option("--layout", type=LAYOUTS, default="auto", show_default=True, help="How the folder is laid out.")
+@click.option("--group", help="Regular expression on the path; images of one group are never split apart.")
+@click.option(
+    "--fractions",
+    type=(float, float, float),
+    default=(0.7, 0.15, 0.15),
+    show_default=True,
+    help="Train, validation and test part.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Another seed, another split.")
+@click.option("--strict", is_flag=True, help="Fail when the audit finds anything.")
+def ingest(**options: Any) -> None:
+    """Audit a labelled FOLDER and write the manifest that training and evaluation use.
+
+    Layouts: Data Science Bowl (ID/images, ID/masks), images beside masks of the same name, paired NIfTI, label images
+    of maskline or QuPath, unlabelled images. Every image and mask is read; each finding is a row with what to do.
+    """
+    from flows.progress import LiveProgress
+    from pipeline.config import IngestConfig, build_config
+    from pipeline.runs.ingest_folder import ingest_folder
+
+    config = build_config(IngestConfig, given(options), "ingest")
+    with LiveProgress() as watch:
+        ingested = ingest_folder(config, watch)
+    manifest = ingested.manifest
+    splits = ", ".join(
+        f"{len(manifest.split(name))} {name}" for name in ("train", "val", "test", "unlabelled") if manifest.split(name)
+    )
+    click.echo(f"layout    {manifest.layout}")
+    click.echo(f"manifest  {config.manifest}: {len(manifest.cases):,} images ({splits}), digest {manifest.digest[:12]}")
+    click.echo(f"findings  {len(ingested.findings):,} in {config.manifest.with_suffix('.findings.csv')}")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  maskline train nuclei --data dsb2018.csv --out runs/first --time-budget 60m
+  maskline train my.yaml --data masks/ --out runs/second --from runs/first --set optimiser.lr=0.0005
+  maskline train nuclei --data dsb2018.csv --out runs/first --resume
+"""
+)
+@click.argument("config")
+@click.option("--data", type=EXISTING, required=True, help="A manifest CSV, or a labelled folder.")
+@click.option("--out", type=NEW, required=True, help="Where the model and the training's state go.")
+@click.option("--from", "start", type=FOLDER, help="A model folder whose weights to start from.")
+@click.option("--resume", is_flag=True, help="Go on with the training that stopped in --out.")
+@click.option("--time-budget", type=Duration(), help="Stop after this time and keep the best model: 30m, 1h30m.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a field of the config; may be repeated."
+)
+@DEVICE
+@NO_TRACK
+def train(
+    config: str,
+    data: Path,
+    out: Path,
+    start: Path | None,
+    resume: bool,
+    time_budget: float | None,
+    overrides: tuple[str, ...],
+    device: str,
+    no_track: bool,
+) -> None:
+    """Train a model as CONFIG says: a YAML file, or the name of a config that ships (nuclei, guide, ...).
+
+    Ctrl-C stops cleanly and keeps the best model so far; --resume goes on from there.
+    """
+    from flows.addresses import use_running_servers
+    from flows.names import config_path
+    from flows.progress import LiveProgress
+    from pipeline.config import TrainConfig, load_config
+    from pipeline.runs.train_model import train_model
+
+    use_running_servers()
+    settings = load_config(TrainConfig, config_path(config), overrides)
+    with LiveProgress() as watch:
+        trained = train_model(
+            settings,
+            data,
+            out,
+            resume=resume,
+            start=start,
+            time_budget=time_budget,
+            device=device,
+            track=not no_track,
+            watch=watch,
+        )
+    for line in trained.lines():
+        click.echo(line)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  maskline segment plate7 --out runs/plate7
+  maskline segment plate7 --out runs/plate7 --model nuclei@champion --diameter 30 --geojson
+  maskline segment plate7 --out runs/plate7 --include 'day1/*.png' --dry-run
+Run the same command again: what is proven done is skipped, what is new or changed is done.
+"""
+)
+@click.argument("folder", type=FOLDER)
+@click.option("--out", type=NEW, required=True, help="Where labels/, objects.parquet, images.csv and report.html go.")
+@click.option("--model", help=f"{MODEL}  [default: shipped:nuclei]")
+@click.option("--config", "config_file", type=FILE, help="YAML with the same settings; options go first.")
+@click.option(
+    "--pixel-size", type=click.FloatRange(0, min_open=True), help="Micrometres a pixel, where the files do not say it."
+)
+@click.option("--diameter", type=click.FloatRange(0, min_open=True), help="How large the objects are, in pixels.")
+@click.option("--channel", type=click.IntRange(0), help="Which channel to segment, counted from 0.")
+@click.option(
+    "--pages",
+    type=click.Choice(["refuse", "stack", "channels"]),
+    help="What the pages of a TIFF are.  [default: refuse]",
+)
+@click.option("--include", multiple=True, metavar="GLOB", help="Only files that match; may be repeated.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Not files that match; may be repeated.")
+@click.option("--group", metavar="REGEX", help="On the path; its first bracket names the group in the tables.")
+@click.option("--limit", type=click.IntRange(1), help="Only the first N images.")
+@click.option("--force", is_flag=True, help="Do everything again, also what is done.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, with memory and time, and do nothing.")
+@click.option("--geojson", is_flag=True, help="Write outlines for QuPath beside the label images.")
+@click.option("--device", help="auto, cpu, cuda, cuda:1 or mps.  [default: auto]")
+@NO_TRACK
+@click.pass_context
+def segment(ctx: click.Context, /, config_file: Path | None, dry_run: bool, no_track: bool, **options: Any) -> None:
+    """Segment every image in FOLDER, sub-folders included.
+
+    One bad file does not stop the others: it becomes a row in images.csv that says why and what to do.
+    """
+    from flows.addresses import use_running_servers
+    from pipeline.config import SegmentConfig, build_config, read_tree
+
+    use_running_servers()
+    tree = (read_tree(config_file) if config_file else {}) | given(options) | ({"track": False} if no_track else {})
+    config = build_config(SegmentConfig, tree, "segment")
+    if dry_run:
+        from pipeline.runs.segment_folder import plan_segmentation
+
+        for line in plan_segmentation(config).lines():
+            click.echo(line)
+        return
+    summary = _segment_by_flow(config) if os.environ.get("PREFECT_API_URL") else _segment_here(config)
+    _tell_segmented(summary)
+    ctx.exit(summary.exit_code)
+
+
+def _segment_here(config: "SegmentConfig") -> "SegmentSummary":
+    from flows.progress import LiveProgress
+    from pipeline.runs.segment_folder import segment_folder
+
+    with LiveProgress() as watch:
+        return segment_folder(config, watch=watch)
+
+
+def _segment_by_flow(config: "SegmentConfig") -> "SegmentSummary":
+    from flows.segment import segment_config
+
+    return segment_config(config)
+
+
+def _tell_segmented(summary: "SegmentSummary") -> None:
+    from flows.progress import show_seconds
+
+    counts = f"{summary.done:,} done, {summary.skipped:,} skipped, {summary.failed:,} failed"
+    click.echo(f"{counts}; {summary.objects:,} objects in {show_seconds(summary.seconds)}")
+    for failed in summary.failures[:MOST_TOLD]:
+        where = "" if failed.case in failed.error else f"{failed.case}: "
+        click.echo(f"failed    {where}{failed.error}; {failed.hint}")
+    if summary.failed:
+        more = f"all {summary.failed:,}, and what to do" if summary.failed > MOST_TOLD else "columns error and hint"
+        click.echo(f"table     {summary.out / 'images.csv'} ({more})")
+    click.echo(f"report    {summary.out / 'report.html'}")
+    if summary.run_url:
+        click.echo(f"MLflow    {summary.run_url}")
+    elif summary.run_id:
+        click.echo(f"MLflow    run {summary.run_id} (maskline serve shows it)")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  maskline evaluate --data dsb2018.csv --model runs/first --out runs/first/test
+  maskline evaluate --data dsb2018.csv --model nuclei@champion --split val --out scores --json
+"""
+)
+@click.option("--data", type=EXISTING, required=True, help="A manifest CSV, or a labelled folder.")
+@click.option("--model", help=f"{MODEL}  [default: shipped:nuclei]")
+@click.option("--out", type=NEW, required=True, help="Where scores.json and the tables go.")
+@click.option("--split", type=SPLITS, help="Which part of the manifest.  [default: test]")
+@click.option("--bootstrap", type=click.IntRange(1), help="Resamplings for the intervals.  [default: 1000]")
+@click.option("--json", "as_json", is_flag=True, help="Print all scores for a program.")
+@click.option("--device", help="auto, cpu, cuda, cuda:1 or mps.  [default: auto]")
+@NO_TRACK
+def evaluate(as_json: bool, no_track: bool, **options: Any) -> None:
+    """Predict labelled images, then score the predictions: overall, per modality and per group."""
+    from flows.addresses import use_running_servers
+    from flows.progress import LiveProgress
+    from pipeline.config import EvaluateConfig, build_config
+    from pipeline.runs.evaluate_model import evaluate_model
+
+    use_running_servers()
+    config = build_config(EvaluateConfig, given(options) | ({"track": False} if no_track else {}), "evaluate")
+    with LiveProgress() as watch:
+        scores = evaluate_model(config, watch)
+    _tell_scores(scores, as_json)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  maskline score --predicted runs/plate7/labels --truth plate7-corrected
+  maskline score --predicted other-tool/ --truth dsb2018.csv --json
+"""
+)
+@click.option("--predicted", type=FOLDER, required=True, help="A folder of label images.")
+@click.option("--truth", type=EXISTING, required=True, help="A manifest CSV, or a labelled folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print all scores for a program.")
+def score(predicted: Path, truth: Path, as_json: bool) -> None:
+    """Score label files that exist already, whoever made them."""
+    from pipeline.runs.evaluate_model import score_folder
+
+    _tell_scores(score_folder(predicted, truth), as_json)
+
+
+def _tell_scores(scores: dict[str, Any], as_json: bool) -> None:
+    import json
+
+    from flows.names import headline
+
+    if as_json:
+        click.echo(json.dumps(scores, indent=2))
+        return
+    overall = scores.get("overall", scores)
+    for name, value in headline(scores).items():
+        low, high = overall.get(f"{name}_low"), overall.get(f"{name}_high")
+        click.echo(
+            f"{name:<12} {value:7.4f}" + (f"   95 % interval {low:.4f} to {high:.4f}" if low is not None else "")
+        )
+
+
+@click.command()
+@click.argument("folder", type=FOLDER)
+@click.pass_context
+def verify(ctx: click.Context, folder: Path) -> None:
+    """Re-hash everything in a results FOLDER and compare it with its ledger.
+
+    Exit code 3 when something is missing or was changed; `maskline segment` on the same folder puts it right.
+    """
+    from flows.progress import LiveProgress
+    from pipeline.runs.verify_folder import verify_folder
+
+    with LiveProgress() as watch:
+        verified = verify_folder(folder, watch)
+    for line in verified.lines():
+        click.echo(line)
+    ctx.exit(0 if verified.ok else 3)
+
+
+COMMANDS: tuple[click.Command, ...] = (ingest, train, segment, evaluate, score, verify)

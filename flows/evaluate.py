@@ -1,0 +1,46 @@
+"""The flow `evaluate-model`: a model and labelled images in, scores out."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import State, flow
+from prefect.states import Completed
+
+from flows.artifacts import ShowProgress, show_numbers
+from flows.folders import absolute
+from flows.names import headline
+from pipeline.config import EvaluateConfig, build_config
+from pipeline.runs.evaluate_model import evaluate_model
+
+
+@flow(name="evaluate-model", flow_run_name="evaluate {model} on {data}", persist_result=False)
+def evaluate_model_flow(
+    data: Path,
+    out: Path,
+    model: str = "shipped:nuclei",
+    split: Literal["train", "val", "test", "all"] = "test",
+    device: str = "auto",
+    bootstrap: int = 1000,
+) -> State[Any]:
+    """Predict labelled images that the model has not seen, and score the predictions.
+
+    Args:
+        data: A manifest CSV, or a labelled folder. A whole path, as the machine that does the work sees it.
+        out: The folder for the scores. A whole path.
+        model: shipped:nuclei, a registered model (nuclei, nuclei@champion, nuclei/3) or the path of a model folder.
+        split: Which part of the manifest to score on; the test part was kept out of training.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        bootstrap: How many resamplings the intervals are made of.
+    """
+    settings = {
+        "data": absolute("data", data),
+        "out": absolute("out", out),
+        "model": model,
+        "split": split,
+        "device": device,
+        "bootstrap": bootstrap,
+    }
+    scores = evaluate_model(build_config(EvaluateConfig, settings, "evaluate-model"), ShowProgress("evaluate"))
+    numbers = headline(scores)
+    show_numbers("evaluate", f"Scores of {model}", numbers)
+    return Completed(message=", ".join(f"{name} {value:.3f}" for name, value in numbers.items()))

@@ -1,0 +1,53 @@
+"""Option types of the command line, and what turns options into a config."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+EXISTING = click.Path(exists=True, path_type=Path)
+NEW = click.Path(path_type=Path)
+DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+NO_TRACK = click.option("--no-track", is_flag=True, help="Leave MLflow out of it.")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in a duration like 90s, 30m, 1h30m; raises ValueError for anything else.
+
+    >>> parse_duration("1h30m"), parse_duration("1.5m"), parse_duration("90s")
+    (5400.0, 90.0, 90.0)
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", text.strip().lower())
+    if not parts or "".join(number + unit for number, unit in parts) != text.strip().lower():
+        raise ValueError(text)
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+class Duration(click.ParamType[float]):
+    """A duration with its unit: 90s, 30m, 1h30m. The value is in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            seconds = value if isinstance(value, float) else parse_duration(value)
+        except ValueError:
+            self.fail(f"{value!r} is no duration; write it with its unit: 90s, 30m or 1h30m", param, ctx)
+        if seconds <= 0:
+            self.fail("the time has to be above 0", param, ctx)
+        return seconds
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were said on the command line: not None, not an empty list, not a flag left off.
+
+    >>> given({"limit": None, "include": (), "force": False, "channel": 0})
+    {'channel': 0}
+    """
+    return {key: value for key, value in options.items() if value is not None and value != () and value is not False}

@@ -1,0 +1,79 @@
+"""`maskline models`: what it lists, shows, promotes and copies."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from flows import cli_models
+from flows.cli import run
+
+RECORD = {
+    "name": "nuclei",
+    "network": {"kind": "nuclei_unet"},
+    "prepare": {"channels": 3},
+    "outputs": ["foreground", "border", "distance"],
+    "halo": 96,
+    "stride": 16,
+    "diameter": 21.4,
+    "thresholds": {"foreground": 0.5, "seed": 0.6},
+    "provenance": {"manifest_digest": "abc", "config": {"epochs": 3}},
+}
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    """A model folder that every name leads to."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.json").write_text(json.dumps(RECORD))
+    (folder / "weights.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr(cli_models, "_find", lambda name: folder)
+    return folder
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    rows = [{"name": "nuclei", "version": "2", "aliases": ["champion"], "created": 1_790_000_000_000, "run_id": "r"}]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://lab")
+    monkeypatch.setattr(cli_models, "_open", lambda: SimpleNamespace(models=lambda: rows))
+
+
+def test_list(registry, capsys):
+    """Registered versions are listed with aliases and time, for a person and for a program."""
+    assert run(["models", "list"]) == 0
+    assert "nuclei/2                 2026-09-21 14:13 UTC  @champion" in capsys.readouterr().out
+    assert run(["models", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["models"][-1]["version"] == "2"
+
+
+def test_list_without_a_store_makes_none(own_home, capsys):
+    """Where nothing was registered yet, only what ships is listed, and no database is made to say so."""
+    assert run(["models", "list"]) == 0
+    assert "nuclei/" not in capsys.readouterr().out
+    assert not (own_home / "mlflow").exists()
+
+
+def test_show_prints_the_record(model, capsys):
+    """The record comes out as it is."""
+    assert run(["models", "show", "nuclei"]) == 0
+    assert json.loads(capsys.readouterr().out) == RECORD
+
+
+def test_describe_prints_the_card_or_the_main_points(model, capsys):
+    """The card goes first; without one, network, tiles, size and thresholds in words."""
+    assert run(["models", "describe", "nuclei"]) == 0
+    said = capsys.readouterr().out
+    assert "nuclei_unet, 3 channels in" in said and "halo 96 px, tiles are exact" in said and "21 px" in said
+    assert "manifest_digest abc" in said and "epochs" not in said
+    (model / "README.md").write_text("# The nuclei model\n")
+    assert run(["models", "describe", "nuclei"]) == 0
+    assert capsys.readouterr().out == "# The nuclei model\n"
+
+
+def test_export_copies_into_a_new_folder_only(model, tmp_path, capsys):
+    """The copy is whole; an existing folder is never written into."""
+    assert run(["models", "export", "nuclei", str(tmp_path / "copy")]) == 0
+    assert {p.name for p in (tmp_path / "copy").iterdir()} == {"model.json", "weights.safetensors"}
+    assert run(["models", "export", "nuclei", str(tmp_path / "copy")]) == 1
+    assert "name another one" in capsys.readouterr().err
