@@ -3,9 +3,9 @@
     python bench/bookkeeping.py [--small 500] [--large 2000] [--repeat 3]
 
 Small PNG files go through `segment` with a segmenter that does nothing, without MLflow. What an image takes to be read,
-segmented, measured, written and drawn is on record for each and is taken off the wall clock, and so is the report, which
-is a matter of overlays; the rest is finding, proving, planning, chunking, ledger, shards, tables and run.json. The run with
-nothing to do is measured as well. The last line is the slope in ms an image: the target is 1.
+segmented, measured, written and drawn is on record for each and is taken off the wall clock, and so is the report,
+which is a matter of overlays; the rest is finding, proving, planning, chunking, ledger, shards, tables and run.json.
+The run with nothing to do is measured as well. The last line is the slope in ms an image: the target is 1.
 """
 
 import argparse
@@ -22,8 +22,8 @@ import numpy as np
 
 from pipeline.config import SegmentConfig
 from pipeline.runs import segment_case
-from pipeline.runs import segment_folder as job
-from pipeline.types import Done, Event, Image, ImageSource, Labels, Outcome
+from pipeline.runs.segment_folder import segment_folder
+from pipeline.types import Event, Image, ImageSource, Labels
 
 SIZE = 32
 
@@ -75,33 +75,22 @@ def measure(scratch: Path, count: int) -> Cost:
     draw(images, count)
     model.mkdir()
     (model / "model.json").write_text(json.dumps({"name": "trivial"}))
-    spent = {"stages": 0.0, "report": 0.0}
-    real_report, real_add = job.write_folder_report, job.Tally.add
-
-    def report(*given: Any) -> None:
-        start = time.perf_counter()
-        real_report(*given)
-        spent["report"] += time.perf_counter() - start
-
-    def add(tally: job.Tally, outcome: Outcome) -> None:
-        spent["stages"] += sum(outcome.seconds.values()) if isinstance(outcome, Done) else 0.0
-        real_add(tally, outcome)
+    spent = {"report": 0.0}
 
     def watch(event: Event) -> None:
-        pass
+        if event.stage == "report":
+            spent["report"] += time.perf_counter() * (1 if event.done else -1)
 
     config = SegmentConfig(folder=images, out=out, model=str(model), track=False)
-    job.write_folder_report, job.Tally.add = report, add  # type: ignore[assignment, method-assign]
-    try:
-        start = time.perf_counter()
-        summary = job.segment_folder(config, watch=watch)
-        wall = time.perf_counter() - start
-    finally:
-        job.write_folder_report, job.Tally.add = real_report, real_add  # type: ignore[method-assign]
-    assert summary.done == count, summary
     start = time.perf_counter()
-    assert job.segment_folder(config).skipped == count
-    return Cost(wall, spent["stages"], spent["report"], time.perf_counter() - start)
+    summary = segment_folder(config, watch=watch)
+    wall = time.perf_counter() - start
+    assert summary.done == count, summary
+    statistics = json.loads((out / "run.json").read_text())["statistics"]
+    start = time.perf_counter()
+    assert segment_folder(config).skipped == count
+    idle = time.perf_counter() - start
+    return Cost(wall, sum(statistics["stage_seconds"].values()), spent["report"], idle)
 
 
 def main() -> None:
@@ -120,8 +109,8 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as scratch:
                 costs.append(cost := measure(Path(scratch), count))
             print(
-                f"{count:6,} images: {cost.wall:6.2f} s, of which stages {cost.stages:6.2f}, report {cost.report:5.2f}, "
-                f"bookkeeping {cost.bookkeeping:5.2f}; with nothing to do {cost.idle:5.2f}"
+                f"{count:6,} images: {cost.wall:6.2f} s, of which stages {cost.stages:6.2f}, "
+                f"report {cost.report:5.2f}, bookkeeping {cost.bookkeeping:5.2f}; with nothing to do {cost.idle:5.2f}"
             )
         slopes.append(1e3 * (costs[1].bookkeeping - costs[0].bookkeeping) / (options.large - options.small))
     print(f"bookkeeping {statistics.median(slopes):.3f} ms an image (median of {len(slopes)}; target 1)")

@@ -39,6 +39,7 @@ def cli(debug: bool) -> None:
     Files that maskline keeps for itself (models, cache, the MLflow store) lie in MASKLINE_HOME, by default your
     user-data folder. MLFLOW_TRACKING_URI and PREFECT_API_URL are obeyed where they are set.
     """
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # what MLflow says of itself is no news to the user
 
 
 for command in (*cli_jobs.COMMANDS, *cli_models.COMMANDS, *cli_services.COMMANDS):

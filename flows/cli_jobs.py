@@ -10,6 +10,7 @@ from flows.options import DEVICE, EXISTING, FILE, FOLDER, NEW, NO_TRACK, Duratio
 
 if TYPE_CHECKING:
     from pipeline.config import SegmentConfig
+    from pipeline.data.ingest import Ingested
     from pipeline.runs.segment_folder import SegmentSummary
 
 LAYOUTS = click.Choice(["auto", "dsb", "paired", "paired-nifti", "unlabelled"])
@@ -51,13 +52,23 @@ def ingest(**options: Any) -> None:
     config = build_config(IngestConfig, given(options), "ingest")
     with LiveProgress() as watch:
         ingested = ingest_folder(config, watch)
+    _tell_ingested(ingested, config.manifest)
+
+
+def _tell_ingested(ingested: "Ingested", path: Path) -> None:
+    from collections import Counter
+
+    from pipeline.runs.ingest_folder import findings_path, groups_path
+
     manifest = ingested.manifest
-    splits = ", ".join(
-        f"{len(manifest.split(name))} {name}" for name in ("train", "val", "test", "unlabelled") if manifest.split(name)
-    )
+    sizes = {name: len(manifest.split(name)) for name in ("train", "val", "test", "unlabelled")}
+    splits = ", ".join(f"{size:,} {name}" for name, size in sizes.items() if size)
+    counts = Counter(finding.severity for finding in ingested.findings)
+    severities = ", ".join(f"{counts[name]:,} {name}s" for name in ("error", "warning", "note"))
     click.echo(f"layout    {manifest.layout}")
-    click.echo(f"manifest  {config.manifest}: {len(manifest.cases):,} images ({splits}), digest {manifest.digest[:12]}")
-    click.echo(f"findings  {len(ingested.findings):,} in {config.manifest.with_suffix('.findings.csv')}")
+    click.echo(f"manifest  {path}: {len(manifest.cases):,} images ({splits}), digest {manifest.digest[:12]}")
+    click.echo(f"findings  {findings_path(path)}: {severities}")
+    click.echo(f"groups    {groups_path(path)}: {len(ingested.merged_groups):,} sets of near-duplicates, kept together")
 
 
 @click.command(
@@ -254,17 +265,9 @@ def score(predicted: Path, truth: Path, as_json: bool) -> None:
 def _tell_scores(scores: dict[str, Any], as_json: bool) -> None:
     import json
 
-    from flows.names import headline
+    from pipeline.runs.evaluate_model import score_table
 
-    if as_json:
-        click.echo(json.dumps(scores, indent=2))
-        return
-    overall = scores.get("overall", scores)
-    for name, value in headline(scores).items():
-        low, high = overall.get(f"{name}_low"), overall.get(f"{name}_high")
-        click.echo(
-            f"{name:<12} {value:7.4f}" + (f"   95 % interval {low:.4f} to {high:.4f}" if low is not None else "")
-        )
+    click.echo(json.dumps(scores, indent=2) if as_json else score_table(scores))
 
 
 @click.command()

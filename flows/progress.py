@@ -130,9 +130,9 @@ class LiveProgress:
 
     def _draw(self, bars: Progress, event: Event, stage: Stage, now: float) -> None:
         left = time_left(event, stage, now)
-        numbers = " · ".join([describe(event, stage, now), *([f"{show_seconds(left)} left"] if left else [])]).strip(
-            " ·"
-        )
+        numbers = " · ".join(
+            [describe(event, stage, now), *([f"{show_seconds(left)} left"] if left and left >= 1 else [])]
+        ).strip(" ·")
         if stage.bar is None:
             stage.bar = bars.add_task(event.stage, total=event.total or None, completed=event.done, numbers=numbers)
         bars.update(stage.bar, completed=event.done, total=event.total or None, numbers=numbers)
@@ -144,6 +144,6 @@ class LiveProgress:
         stage.said, stage.finished = now, stage.finished or ended
         left = time_left(event, stage, now)
         parts = [f"{event.stage} {event.done:,}/{event.total:,}", describe(event, stage, now)]
-        parts += [f"{show_seconds(left)} left"] if left else []
+        parts += [f"{show_seconds(left)} left"] if left and left >= 1 else []
         self.stream.write(" · ".join(part for part in parts if part) + "\n")
         self.stream.flush()

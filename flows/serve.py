@@ -198,7 +198,6 @@ class Supervisor:
             pick_port("--mlflow-port", options.mlflow_port, 5000),
         )
         prefect, mlflow = (f"http://{HOST}:{port}" for port in ports)
-        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
         open_tracking("maskline", embedded_uri())  # makes the store where there is none, whole or not at all
         environment = child_environment(f"{prefect}/api", mlflow, options)
         todo = commands(*ports, embedded_uri(), artifact_root())

@@ -18,9 +18,6 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-# --- networks: built by unet.build(kind, parameters)
-
-
 class GuideUNet(Strict):
     """The guide's nuclei U-Net: 1,941,105 parameters on 3 channels."""
 
@@ -42,8 +39,6 @@ class NucleiUNet(Strict):
 
 
 NetworkConfig = Annotated[GuideUNet | NucleiUNet, Field(discriminator="kind")]
-
-# --- prepare
 
 
 class Percentile(Strict):
@@ -81,9 +76,6 @@ class PrepareConfig(Strict):
     size: Annotated[NativeSize | FixedSize, Field(discriminator="kind")] = NativeSize()
 
 
-# --- targets
-
-
 class MaskTarget(Strict):
     """One foreground channel; instances are its connected components.
 
@@ -103,8 +95,6 @@ class SeparatedTarget(Strict):
 
 TargetConfig = Annotated[MaskTarget | SeparatedTarget, Field(discriminator="kind")]
 
-# --- training
-
 
 class DiceBCE(Strict):
     """Weights of Dice and BCE, and of each output channel."""
@@ -115,15 +105,15 @@ class DiceBCE(Strict):
     channels: tuple[NonNegativeFloat, ...] = ()
 
 
+class Adam(Strict):
+    kind: Literal["adam"] = "adam"
+    lr: PositiveFloat = 1e-3
+
+
 class AdamW(Strict):
     kind: Literal["adamw"] = "adamw"
     lr: PositiveFloat = 2e-3
     weight_decay: NonNegativeFloat = 1e-4
-
-
-class Adam(Strict):
-    kind: Literal["adam"] = "adam"
-    lr: PositiveFloat = 1e-3
 
 
 class Cosine(Strict):
@@ -210,9 +200,6 @@ class TrainConfig(Strict):
     seed: int = 0
     tune_thresholds: bool = True
     sample_pictures: int = 4
-
-
-# --- the other jobs
 
 
 class IngestConfig(Strict):

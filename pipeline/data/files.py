@@ -1,5 +1,6 @@
 """Whole files or none: write under a temporary name in the same folder, flush to the disk, rename."""
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -13,7 +14,7 @@ _TEMPORARY = ".partial"
 
 
 class _Hashing:
-    """A binary file that remembers the sha256 of what was written to it; it cannot seek, so the digest is the content's."""
+    """A binary file that keeps the sha256 of what was written; it cannot seek, so the digest is the content's."""
 
     closed = False  # pyarrow asks for this, and whether it may write
 
@@ -42,7 +43,7 @@ def atomic_write(path: Path, data: bytes | Callable[[BinaryIO], None], *, durabl
     Missing folders are made. `durable=False` leaves out the fsyncs, for caches that can be made again.
     Raises OutputError where the folder cannot be written; a half-written temporary file is removed.
     """
-    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
@@ -62,7 +63,8 @@ def atomic_write(path: Path, data: bytes | Callable[[BinaryIO], None], *, durabl
             str(path), str(error), "a file that can be written", "check the folder, its rights and the free disk"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return hashing.digest.hexdigest()
 
 

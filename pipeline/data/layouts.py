@@ -45,7 +45,7 @@ class Discovered:
 
 @dataclass
 class Tree:
-    """Names below a folder: relative directory ("" is the folder itself) -> sorted file names, sorted directory names."""
+    """Names below a folder: relative directory ("" is the folder) -> sorted file names, sorted directory names."""
 
     root: Path
     files: dict[str, list[str]] = field(default_factory=dict)
@@ -117,7 +117,7 @@ def _stamp(directory: str, files: Sequence["os.DirEntry[str]"]) -> str:
     return "\n".join([directory, *sorted(lines[1:])])
 
 
-# --- Data Science Bowl -------------------------------------------------------------------------------------------------
+# --- Data Science Bowl ----------------------------------------------------------------------------
 
 
 def _named(names: Sequence[str], wanted: Sequence[str]) -> str | None:
@@ -127,7 +127,7 @@ def _named(names: Sequence[str], wanted: Sequence[str]) -> str | None:
 
 
 def _is_dsb_case(tree: Tree, directory: str) -> bool:
-    """ID/images holding an image, with ID/masks of other names than the image's, or without masks but named as the ID."""
+    """ID/images with an image and ID/masks of other names than the image's, or no masks but named as the ID."""
     if not directory or "images" not in tree.folders[directory]:
         return False
     images = [n for n in tree.files[f"{directory}/images"] if is_image_name(n)]
@@ -168,7 +168,7 @@ def _dsb_cases(tree: Tree, directory: str, prefix: str) -> list[Case]:
     return [Case(inner, tree.root / directory / "images" / n, f"{inner}/images/{n}", masks, kind) for n in images]
 
 
-# --- paired ------------------------------------------------------------------------------------------------------------
+# --- paired ---------------------------------------------------------------------------------------
 
 
 def _pairs(tree: Tree) -> list[tuple[str, str]]:
@@ -259,11 +259,13 @@ def _sorted(cases: Sequence[Case]) -> tuple[Case, ...]:
     return tuple(sorted(cases, key=lambda case: case.relative))
 
 
-# --- any -------------------------------------------------------------------------------------------------------------
+# --- any ------------------------------------------------------------------------------------------
 
 
 def _discover_unlabelled(tree: Tree) -> Discovered:
-    names = (tree.join(directory, name) for directory, name in tree.walk() if is_image_name(name))
+    masks = tuple(f"{folder}/" for _, folder in _pairs(tree))  # beside images: never images themselves
+    paths = (tree.join(directory, name) for directory, name in tree.walk() if is_image_name(name))
+    names = [path for path in paths if not path.startswith(masks)]
     return Discovered("unlabelled", tree.root, _sorted([_labelled(tree, name, None) for name in names]))
 
 

@@ -102,19 +102,25 @@ def _read(path: Path, data: bytes, shape: tuple[int, ...], audit: Audit) -> Draw
         audit.note(path.name, "mask_empty", "holds no object", "delete the file or draw the object; it was left out")
         return None
     inside = _binary(path.name, boxed.crop, audit)
+    if not inside.any():  # nothing but numbers below 0
+        audit.note(path.name, "mask_empty", "holds no object", "delete the file or draw the object; it was left out")
+        return None
     audit_shape(path.name, inside, audit)
     return Drawn(path.name, boxed.top, boxed.left, inside, int(np.count_nonzero(inside)))
 
 
 def _read_whole(path: Path, data: bytes, audit: Audit) -> Boxed:
     """Any other file: colour, alpha, 16 bit, interlaced, TIFF ..."""
+    source = open_image(path)
+    if len(source.shape) != 3:
+        raise ImageError(str(path), f"a mask of shape {source.shape[1:]}", "one plane", _HINT)
     if data.startswith(b"\x89PNG"):
         try:
             pixels = decode_png(data)
         except (RuntimeError, ValueError) as error:
             raise ImageError(str(path), str(error), "a whole mask", _HINT) from error
     else:
-        pixels = np.moveaxis(open_image(path).read().pixels, 0, -1)
+        pixels = np.moveaxis(source.read().pixels, 0, -1)
     flat = _flatten(path.name, pixels, audit)
     rows = np.flatnonzero(flat.any(axis=1))
     if not rows.size:

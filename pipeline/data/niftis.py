@@ -32,12 +32,15 @@ def load_nifti(path: Path) -> Any:
 
 def _check_header(path: Path, image: Any) -> None:
     """nibabel accepts a NaN affine and an infinite slope; every number that follows would be wrong."""
+    from nibabel.openers import ImageOpener
+
     if image.affine is None or not np.isfinite(image.affine).all():
         raise ImageError(
             str(path), "an affine with NaN or infinite numbers", "a finite 4x4 matrix", "repair the header"
         )
     slope, inter = image.dataobj.slope, image.dataobj.inter
-    raw = np.asarray(image.header["scl_slope"])
+    with ImageOpener(str(path)) as file:  # the loaded header has forgotten its scaling
+        raw = np.asarray(image.header_class.from_fileobj(file, check=False)["scl_slope"])
     if np.isinf(raw) or not (np.isfinite(slope) and np.isfinite(inter)):
         raise ImageError(str(path), f"scl_slope {raw}, scl_inter {inter}", "finite scaling", "repair the header")
 

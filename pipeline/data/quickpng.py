@@ -7,6 +7,7 @@ Filters: PNG specification, section 9 (filters use the pixel to the left, above 
 """
 
 import struct
+import threading
 import zlib
 from dataclasses import dataclass
 
@@ -29,6 +30,20 @@ class Boxed:
     top: int
     left: int
     crop: Array
+
+
+class _Scratch(threading.local):
+    """Memory that each thread inflates into again and again: fresh pages would cost more than the inflating."""
+
+    memory = bytearray()
+
+    def take(self, size: int) -> memoryview:
+        if len(self.memory) < size:
+            self.memory = bytearray(size)
+        return memoryview(self.memory)[:size]
+
+
+_scratch = _Scratch()
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
@@ -70,12 +85,10 @@ def read_boxed(data: bytes) -> Boxed | None:
     if stream is None:
         return None
     try:
-        raw = imagecodecs.zlibng_decode(stream, out=bytearray(total))
+        raw = imagecodecs.zlibng_decode(stream, out=_scratch.take(total))
+        return _box(np.frombuffer(raw, np.uint8), height, width) if len(raw) == total else None
     except (RuntimeError, ValueError):
         return None
-    if len(raw) != total:
-        return None
-    return _box(np.frombuffer(raw, np.uint8), height, width)
 
 
 def _box(flat: Array, height: int, width: int) -> Boxed | None:
@@ -89,7 +102,7 @@ def _box(flat: Array, height: int, width: int) -> Boxed | None:
     found = bool(hits.size and hits[first])
     if not found and not tail:
         return Boxed((height, width), 0, 0, rows[:0, :0])
-    top = first * 8 // stride if found else height - 1
+    top = (first if found else hits.size) * 8 // stride
     bottom = height - 1 if tail else min(height - 1, ((hits.size - 1 - int(hits[::-1].argmax())) * 8 + 7) // stride)
     band = rows[top : bottom + 1]
     columns = np.flatnonzero(band[:, 1:].any(axis=0))

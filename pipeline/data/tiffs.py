@@ -37,6 +37,7 @@ def open_tiff(path: Path, pages: Literal["refuse", "stack", "channels"], max_meg
 
     try:
         with tifffile.TiffFile(path) as tiff:
+            _check_chain(path, tiff)
             return _describe(path, tiff, pages, max_megapixels)
     except (tifffile.TiffFileError, *_BROKEN) as error:
         raise ImageError(str(path), f"a damaged TIFF ({error})", "a whole image", _HINT) from error
@@ -51,7 +52,7 @@ def _describe(path: Path, tiff: Any, pages: str, max_megapixels: float) -> FileS
     extra = [a for a in axes if a not in "YXSC" and lengths[a] > 1]
     role = _role(path, series, extra, lengths, pages)
     samples = lengths.get("S", 1)
-    alpha = samples in (2, 4) or (samples > 1 and bool(page.extrasamples))
+    alpha = samples > 1 and _has_alpha(page, samples)
     colours = _colours(page, samples, alpha)
     spatial = tuple(lengths[a] for a in ([extra[0]] if role == "stack" else []) + ["Y", "X"])
     check_size(str(path), spatial, max_megapixels)
@@ -65,10 +66,29 @@ def _describe(path: Path, tiff: Any, pages: str, max_megapixels: float) -> FileS
         dtype=np.dtype(np.uint8) if palette else kept_dtype(stored, str(path)),
         axes="CZYX" if role == "stack" else "CYX",
         geometry=_geometry(tiff, series, len(spatial)),
-        decode=_decoder(path, (*extra, "C"), colours, palette),
+        decode=_decoder(path, colours, palette, role != "channels"),
         alpha=alpha,
         mode="palette" if palette else ("grey" if colours == 1 else "RGB") + ("+alpha" if alpha else ""),
     )
+
+
+def _check_chain(path: Path, tiff: Any) -> None:
+    """Raise ImageError where the chain of pages breaks off: tifffile would go on with the pages before."""
+    form, file = tiff.tiff, tiff.filehandle
+
+    def number(at: int, layout: str, size: int) -> int:
+        file.seek(at)
+        data = file.read(size)
+        if len(data) < size:
+            raise ImageError(str(path), f"a TIFF that ends early ({file.size} bytes)", "a whole image", _HINT)
+        return int(struct.unpack(layout, data)[0])
+
+    at = number(8 if tiff.is_bigtiff else 4, form.offsetformat, form.offsetsize)
+    seen: set[int] = set()
+    while at and at not in seen:
+        seen.add(at)
+        tags = number(at, form.tagnoformat, form.tagnosize)
+        at = number(at + form.tagnosize + tags * form.tagsize, form.offsetformat, form.offsetsize)
 
 
 def _only_series(path: Path, tiff: Any) -> Any:
@@ -102,6 +122,11 @@ def _role(path: Path, series: Any, extra: list[str], lengths: dict[str, int], pa
     return pages
 
 
+def _has_alpha(page: Any, samples: int) -> bool:
+    """Whether the last sample is alpha: declared so, or the fourth of RGB. Other further samples are channels."""
+    return any(int(kind) in (1, 2) for kind in page.extrasamples) or (page.photometric == 2 and samples == 4)
+
+
 def _colours(page: Any, samples: int, alpha: bool) -> int:
     return 3 if page.photometric == 3 else samples - (1 if alpha else 0)
 
@@ -117,7 +142,7 @@ def check_segments(path: Path, series: Any) -> None:
             raise ImageError(str(path), f"a TIFF that ends early ({size} bytes)", "a whole image", _HINT)
 
 
-def _decoder(path: Path, firsts: tuple[str, ...], colours: int, palette: bool) -> Callable[[], Array]:
+def _decoder(path: Path, colours: int, palette: bool, stack: bool) -> Callable[[], Array]:
     """A reader that answers (C, (Z,) Y, X): a stack's axis goes behind the channels, which come before it."""
     import tifffile
 
@@ -129,13 +154,14 @@ def _decoder(path: Path, firsts: tuple[str, ...], colours: int, palette: bool) -
                 pixels, axes = np.asarray(series.asarray(maxworkers=1)), "".join(series.axes)
                 table = page.colormap if palette else None
                 inverted = page.photometric == 0
+                bits = int(page.bitspersample)
         except (tifffile.TiffFileError, *_BROKEN) as error:
             raise ImageError(str(path), f"damaged pixels ({error})", "a whole image", _HINT) from error
         if table is not None:
             pixels, axes = np.moveaxis(_expand(table, pixels), 0, -1), axes + "S"
         if inverted:
-            pixels = _invert(pixels)
-        return arrange(pixels, axes, colours, path)
+            pixels = _invert(pixels, bits)
+        return arrange(pixels, axes, colours, path, stack)
 
     return read
 
@@ -145,11 +171,11 @@ def _expand(table: Array, indices: Array) -> Array:
     return np.asarray(table[:, indices] >> 8).astype(np.uint8)
 
 
-def _invert(pixels: Array) -> Array:
+def _invert(pixels: Array, bits: int) -> Array:
     """White-is-zero to black-is-zero."""
     if pixels.dtype.kind == "b":
         return ~pixels
-    return (np.iinfo(pixels.dtype).max - pixels).astype(pixels.dtype) if pixels.dtype.kind == "u" else pixels
+    return (2**bits - 1 - pixels).astype(pixels.dtype) if pixels.dtype.kind == "u" else pixels
 
 
 def arrange(pixels: Array, axes: str, colours: int, path: Path, stack: bool = True) -> Array:

@@ -107,8 +107,24 @@ def check_folders(config: SegmentConfig) -> None:
         raise UsageError(f"--out {config.out}", "the folder of the images", "another one", "give another --out")
 
 
-def find_cases(config: SegmentConfig) -> tuple[list[Case], list[Case]]:
-    """The images asked for, and the others of the same folder. Raises InputError when there are none."""
+@dataclass(frozen=True)
+class Found:
+    """What there is to plan with: the model's folder and digest, the images asked for, the others of the folder."""
+
+    model: Path
+    digest: str
+    asked: list[Case]
+    rest: list[Case]
+
+
+def find_work(config: SegmentConfig) -> Found:
+    """Model and images, nothing written yet. Raises InputError, UsageError, ModelError or TrackingError."""
+    check_folders(config)
+    model, digest = locate_model(config.model)
+    return Found(model, digest, *_find_cases(config))
+
+
+def _find_cases(config: SegmentConfig) -> tuple[list[Case], list[Case]]:
     from pipeline.data.layouts import discover_images
 
     chosen = bool(config.include or config.exclude or config.limit)
@@ -117,9 +133,9 @@ def find_cases(config: SegmentConfig) -> tuple[list[Case], list[Case]]:
     if not asked:
         raise EmptyError(
             f"folder {config.folder}",
-            "no image that is asked for" if chosen else "no images",
+            "no image that is asked for",
             "PNG, JPEG, BMP, TIFF or NIfTI files",
-            "check the folder, --include and --exclude" if chosen else "check the folder",
+            "check the folder, --include and --exclude",
         )
     if not chosen:
         return asked, []
@@ -202,11 +218,10 @@ def _reasons(cases: Iterable[Case], ledger: Ledger, config: SegmentConfig, model
     return reasons
 
 
-def make_plan(config: SegmentConfig, ledger: Ledger, exact: bool = False) -> Plan:
+def make_plan(config: SegmentConfig, found: Found, ledger: Ledger, exact: bool = False) -> Plan:
     """Plan a run over what `ledger` has seen; `config` has whole paths. `exact` reads every header for its size."""
-    model, digest = locate_model(config.model)
+    digest, asked, rest = found.digest, found.asked, found.rest
     settings = digest_settings(config)
-    asked, rest = find_cases(config)
     stems = _stems([*asked, *rest], ledger, config.out)
     cases = [replace(case, id=stems[case.relative]) for case in asked]
     reasons = _reasons(cases, ledger, config, digest, settings)
@@ -215,7 +230,7 @@ def make_plan(config: SegmentConfig, ledger: Ledger, exact: bool = False) -> Pla
     speed = learn_speed(ledger.entries.values(), digest)
     return Plan(
         config=config,
-        model=model,
+        model=found.model,
         model_digest=digest,
         settings=settings,
         cases=tuple(cases),
@@ -244,8 +259,7 @@ def _still_true(rest: Sequence[Case], stems: Mapping[str, str], ledger: Ledger, 
 def plan_segmentation(config: SegmentConfig) -> Plan:
     """What `segment` would do now, with estimates; writes nothing (`--dry-run`)."""
     config = absolute(config)
-    check_folders(config)
-    return make_plan(config, Ledger(config.out / LEDGER), exact=True)
+    return make_plan(config, find_work(config), Ledger(config.out / LEDGER), exact=True)
 
 
 def read_record(model: Path) -> dict[str, Any]:

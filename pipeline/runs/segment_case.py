@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger("maskline.segment")
+TRIED = 50_000_000  # values; a larger image is not read twice
 PICTURES = f"{STATE}/pictures"
 
 
@@ -165,12 +166,23 @@ def _answer(case: Case, job: ChunkJob, stages: Stages) -> Answer:
     config = job.config
     with stages.stage("open"):
         opened = open_image(case.image, pages=config.pages, max_megapixels=config.max_megapixels)
+    if not _load.cache_info().currsize:  # a broken file is found out before a model is loaded for it
+        with stages.stage("read"):
+            _try(opened)
     with stages.stage("load"):
         segmenter = load_segmenter(job)
     with stages.stage("segment"):
         return segmenter.segment(
             _Watched(opened, stages), pixel_size=config.pixel_size, diameter=config.diameter, channel=config.channel
         )
+
+
+def _try(source: ImageSource) -> None:
+    pixels = 1
+    for length in source.shape:
+        pixels *= length
+    if pixels <= TRIED:
+        source.read()
 
 
 def _let_pass(error: Exception, stage: str, out: Path) -> None:
@@ -182,11 +194,11 @@ def _let_pass(error: Exception, stage: str, out: Path) -> None:
         raise output_error(out, reason) from error
 
 
-def _explain(error: Exception) -> tuple[str, str]:
-    """What images.csv says of a failure, and what to do about it."""
+def _explain(error: Exception, case: Case) -> tuple[str, str]:
+    """What images.csv says of a failure, wherever the folder lies, and what to do about it."""
     if isinstance(error, MasklineError):
-        return error.message, error.hint
-    text = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        return error.message.replace(str(case.image), case.relative), error.hint
+    text = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".replace(str(case.image), case.relative)
     if isinstance(error, MemoryError) or "out of memory" in text.lower():
         return text, "free memory, segment on a larger machine, or cut the image into parts"
     if isinstance(error, OSError):
@@ -280,7 +292,7 @@ def _write_picture(path: Path, answer: Answer) -> None:
 
 def _failure(case: Case, job: ChunkJob, source: Product, stages: Stages, error: Exception) -> Entry:
     """The entry of an image that failed; what an earlier run made of it is taken away, for it is not true any more."""
-    message, hint = _explain(error)
+    message, hint = _explain(error, case)
     log.debug("%s failed at %s", case.relative, stages.at, exc_info=error)
     with writing(job.out):
         for name in (*label_paths(case, True), picture_path(case.id)):

@@ -4,8 +4,6 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,15 +21,7 @@ from pipeline.runs.collect_results import (
     write_folder_report,
     write_tables,
 )
-from pipeline.runs.plan_segmentation import (
-    Plan,
-    absolute,
-    check_folders,
-    find_cases,
-    locate_model,
-    make_plan,
-    plan_segmentation,
-)
+from pipeline.runs.plan_segmentation import Plan, absolute, find_work, make_plan, plan_segmentation
 from pipeline.runs.record_run import Tally, Tracked, describe_run, logging_to, write_run
 from pipeline.runs.segment_case import ChunkJob
 from pipeline.runs.segment_chunk import LEDGER, segment_chunk
@@ -72,15 +62,13 @@ def segment_folder(
     OutputError (it cannot be written, or holds the results of another folder). Anything wrong with one image is a row.
     """
     config, began, started = absolute(config), time.monotonic(), datetime.now(UTC)
-    check_folders(config)
-    locate_model(config.model)
-    find_cases(config)
+    found = find_work(config)
     with hold_folder(config.out) as clean, logging_to(config.out / "maskline.log"):
         if not clean:
             log.warning("the run before did not end; %d temporary files removed", sweep(config.out))
         ledger = Ledger(config.out / LEDGER)
         _set_damaged_aside(ledger, config.out)
-        plan = make_plan(config, ledger)
+        plan = make_plan(config, found, ledger)
         _claim_for_folder(plan, ledger)
         run = ledger.next_run()
         log.info("run %s of %s: %d to do, %d skipped", run, config.folder, len(plan.todo), len(plan.skipped))
@@ -89,7 +77,7 @@ def segment_folder(
             ledger.refresh()
             drop_orphans(config.out, ledger)
             collected = collect(plan, ledger, run)
-            return _finish(plan, collected, tally, tracked, ledger.root, started, began)
+            return _finish(plan, collected, tally, tracked, ledger.root, started, began, watch)
 
 
 def _set_damaged_aside(ledger: Ledger, out: Path) -> None:
@@ -173,15 +161,15 @@ def _exit_code(failed: int, images: int, allowed: float) -> int:
     return 4 if failed > allowed * images else 3
 
 
-@contextmanager
-def _timed_stage(watch: Watch, stage: str) -> Iterator[None]:
-    watch(Event(stage, 0, 1))
-    yield
-    watch(Event(stage, 1, 1))
-
-
 def _finish(
-    plan: Plan, collected: Collected, tally: Tally, tracked: Tracked, root: str, started: datetime, began: float
+    plan: Plan,
+    collected: Collected,
+    tally: Tally,
+    tracked: Tracked,
+    root: str,
+    started: datetime,
+    began: float,
+    watch: Watch,
 ) -> SegmentSummary:
     out = plan.config.out
     asked = {case.relative for case in plan.cases}
@@ -192,8 +180,12 @@ def _finish(
         tracked.begin()
     description = describe_run(plan, collected, tally, started, root, exit_code, tracked.run)
     if collected.changed:
+        watch(Event("tables", 0, 1))
         images = write_tables(out, collected)
+        watch(Event("tables", 1, 1))
+        watch(Event("report", 0, 1))
         write_folder_report(out, collected, images, description)
+        watch(Event("report", 1, 1))
     write_run(out, description)
     if tracked.run is not None:
         tracked.publish(description, out, exit_code)

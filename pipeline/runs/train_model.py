@@ -1,39 +1,26 @@
 """Train a model from labelled images, keep it, show it: the whole job."""
 
-import csv
 import hashlib
-import io
-import json
-import platform
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from pipeline.config import LastFraction, TrainConfig
-from pipeline.data.files import atomic_write
 from pipeline.data.manifest import Manifest, load_data
 from pipeline.errors import TrainingError
 from pipeline.inference.predict import choose_device
 from pipeline.model.bundle import (
-    ModelRecord,
     TrainedModel,
-    describe_network,
     load_model,
-    record_thresholds,
-    save_model,
 )
-from pipeline.model.targets import Thresholds, channel_names, decode
 from pipeline.results.run import Run
-from pipeline.training.dataset import Example, load_examples
+from pipeline.runs.keep_model import final_numbers, keep_model, publish_training, sample_pictures, write_record
+from pipeline.training.dataset import load_examples
 from pipeline.training.train import EpochResult, Training, resume_training, run_training, start_training
-from pipeline.training.validate import Answer, answers, tune_thresholds
-from pipeline.types import FORMAT_VERSION, Case, Watch, unwatched
+from pipeline.training.validate import answers
+from pipeline.types import Case, Watch, unwatched
 
 
 @dataclass(frozen=True)
@@ -82,34 +69,6 @@ def _identity(config: TrainConfig, manifest: Manifest, start: TrainedModel | Non
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _provenance(config: TrainConfig, manifest: Manifest, training: Training, ended: str) -> dict[str, Any]:
-    return {
-        "config": config.model_dump(mode="json"),
-        "manifest_digest": manifest.digest,
-        "epochs": training.progress.epoch,
-        "best_epoch": training.progress.best_epoch + 1,
-        "ended": ended,
-        "seconds": round(training.progress.elapsed, 1),
-        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, {training.device}",
-        "torch": torch.__version__,
-    }
-
-
-def _diameter(examples: Sequence[Example]) -> float | None:
-    """Median diameter, in px, of circles as large as the objects."""
-    areas = [np.bincount(e.labels.ravel())[1:] for e in examples]
-    flat = np.concatenate(areas)
-    return float(np.median(2 * np.sqrt(flat[flat > 0] / np.pi)).round(2)) if (flat > 0).any() else None
-
-
-def _table(history: Sequence[Mapping[str, float]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(history[0]) if history else ["epoch"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    return text.getvalue().encode()
-
-
 def _how_it_ended(training: Training, interrupted: bool) -> str:
     config, progress = training.config, training.progress
     if interrupted:
@@ -130,48 +89,6 @@ def _epochs(results: Iterator[EpochResult], run: Run | None) -> bool:
     except KeyboardInterrupt:
         return True
     return False
-
-
-def _finish(
-    training: Training,
-    found: Sequence[Answer],
-    manifest: Manifest,
-    examples: Sequence[Example],
-    out: Path,
-    ended: str,
-    watch: Watch,
-) -> tuple[str, Thresholds, float]:
-    config = training.config
-    thresholds, score = Thresholds(minimum_area=1), float("nan")
-    if config.tune_thresholds:
-        thresholds, score = tune_thresholds(found, config.target, watch)
-    stride, halo = describe_network(training.average.cpu(), config.prepare.channels)
-    record = ModelRecord(
-        name=config.name,
-        network=config.network,
-        prepare=config.prepare,
-        target=config.target,
-        thresholds=record_thresholds(thresholds),
-        outputs=channel_names(config.target),
-        stride=stride,
-        halo=halo,
-        diameter=_diameter(examples),
-        provenance=_provenance(config, manifest, training, ended),
-    )
-    return save_model(out / "model", training.average, record, half=True), thresholds, score
-
-
-def _pictures(found: Sequence[Answer], training: Training, thresholds: Thresholds) -> Iterator[tuple[str, bytes]]:
-    """Image, truth and prediction side by side for a few validation images, spread over the modalities."""
-    from pipeline.results.pictures import png, training_sample
-    from pipeline.types import Geometry, Image
-
-    order = sorted(range(len(found)), key=lambda i: (i % 7, found[i].example.case.modality))
-    for i in order[: training.config.sample_pictures]:
-        answer = found[i]
-        predicted = decode(answer.probabilities, training.config.target, thresholds)
-        image = Image(answer.example.pixels, Geometry.pixels())
-        yield f"samples/{i:03d}.png", png(training_sample(image, answer.truth, predicted))
 
 
 @contextmanager
@@ -256,49 +173,10 @@ def train_model(
         training.average.load_state_dict(training.best)
         found = list(answers(training.average, validation, config, training.loss, training.device))
         ended = _how_it_ended(training, interrupted)
-        digest, thresholds, tuned = _finish(training, found, manifest, examples, out, ended, watch)
-        pictures = list(_pictures(found, training, thresholds))
-        numbers = _numbers(training, tuned)
-        _write(out, training.progress.history, pictures, numbers, manifest, ended)
-        version = _publish(tracking, run, out, numbers, config.name) if run is not None else ""
+        digest, thresholds, tuned = keep_model(training, found, manifest, examples, out, ended, watch)
+        pictures = list(sample_pictures(found, training, thresholds))
+        numbers = final_numbers(training, tuned)
+        write_record(out, training.progress.history, pictures, numbers, manifest, ended)
+        version = publish_training(tracking, run, out, numbers, config.name) if run is not None else ""
         url = run.url if run is not None else ""
     return Trained(out / "model", digest, numbers, ended, url, version, training.progress.history)
-
-
-def _numbers(training: Training, tuned: float) -> dict[str, float]:
-    progress = training.progress
-    best = progress.history[progress.best_epoch]
-    numbers = {name: best[name] for name in ("val_dice", "val_iou", "val_map", "val_ap50")}
-    return {**numbers, "val_map_tuned": tuned, "epochs": progress.epoch, "minutes": round(progress.elapsed / 60, 1)}
-
-
-def _write(
-    out: Path,
-    history: Sequence[Mapping[str, float]],
-    pictures: Sequence[tuple[str, bytes]],
-    numbers: Mapping[str, float],
-    manifest: Manifest,
-    ended: str,
-) -> None:
-    (out / "samples").mkdir(exist_ok=True)
-    for name, picture in pictures:
-        atomic_write(out / name, picture)
-    atomic_write(out / "history.csv", _table(history))
-    record = {
-        "format_version": FORMAT_VERSION,
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "ended": ended,
-        "manifest_digest": manifest.digest,
-        "numbers": {name: value if np.isfinite(value) else None for name, value in numbers.items()},
-    }
-    atomic_write(out / "train.json", (json.dumps(record, indent=2) + "\n").encode())
-
-
-def _publish(tracking: Any, run: Run, out: Path, numbers: Mapping[str, float], name: str) -> str:
-    """Show in MLflow what people look at, and register the model; only `models promote` moves an alias."""
-    run.log_metrics({f"final_{key}": value for key, value in numbers.items()})
-    show: Callable[..., None] = run.log_file
-    for path in (out / "history.csv", out / "train.json"):
-        show(path)
-    show(out / "samples", "samples")
-    return str(tracking.register(out / "model", name, run))

@@ -1,8 +1,9 @@
 """Scores of many images in one mapping of stable names: overall, by modality, by group, with bootstrap intervals.
 
-Detection scores without a suffix (`ap50`, `ap75`, `precision50`, `recall50`, `f1_50`, `pq`, `aji`) and `*_pooled` are
-ratios of counts pooled over the images; `*_mean` and `map` are means over images. `count_error` is the mean of
-|predicted - true| objects an image, `count_bias` the mean of predicted - true.
+Detection scores without a suffix (`ap50`, `ap75`, `precision50`, `recall50`, `f1_50`, `pq`) and `*_pooled` are ratios
+of counts pooled over the images; `*_mean`, `map` and `aji` are means over images (a single object predicted over a
+whole image would swamp a pooled AJI). `count_error` is the mean of |predicted - true| objects an image, `count_bias`
+that of predicted - true.
 
 Intervals (`*_low`, `*_high`) are the middle 95 % of resamples of whole images, or of whole groups where groups are
 given: images of one slide or patient are no independent draws.
@@ -135,7 +136,7 @@ _MEANS: Mapping[str, Callable[[Scores], float]] = {
     "map": lambda s: s.dsb_score,
     "ap50_mean": lambda s: s.ap(0.5),
     "pq_mean": lambda s: s.pq,
-    "aji_mean": lambda s: s.aji,
+    "aji": lambda s: s.aji,
     "count_error": lambda s: s.count_error,
     "count_bias": lambda s: s.count_bias,
 }
@@ -167,7 +168,7 @@ def _pooled(counts: Floats) -> dict[str, Floats]:
         "recall50": np.where(true + predicted > 0, _divide(tp[:, _AT50], true) * (true > 0), 1.0),
         "f1_50": _divide(2 * tp[:, _AT50], both),
         "pq": _divide(iou_sum[:, _AT50], both / 2),
-        "aji": _divide(areas[:, 3], areas[:, 4]),
+        "aji_pooled": _divide(areas[:, 3], areas[:, 4]),
     }
 
 
@@ -203,7 +204,18 @@ def _ratios(table: _Table, weights: Floats) -> dict[str, Floats]:
 
 NAMES = (
     *("dice_mean", "dice_pooled", "iou_mean", "iou_pooled", "ap50", "ap75", "map", "map_pooled"),
-    *("precision50", "recall50", "f1_50", "pq", "aji", "ap50_mean", "pq_mean", "aji_mean", "count_error", "count_bias"),
+    *(
+        "precision50",
+        "recall50",
+        "f1_50",
+        "pq",
+        "aji",
+        "ap50_mean",
+        "pq_mean",
+        "aji_pooled",
+        "count_error",
+        "count_bias",
+    ),
 )
 
 

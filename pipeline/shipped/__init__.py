@@ -1,4 +1,4 @@
-"""Package data: the nuclei model and its card; in a wheel also the configs, so that `maskline train nuclei` works by name."""
+"""Package data: the nuclei model and its card; in a wheel also the configs, so that names work for `maskline train`."""
 
 from pathlib import Path
 

@@ -58,7 +58,7 @@ def test_every_pixel_lies_in_exactly_one_core(h: int, w: int, core: int, halo: i
     for tile in plan_tiles(shape, core * stride, halo * stride, stride):
         painted[tile.core.slices] += 1
         assert all(start % stride == 0 for start in (*tile.core.start, *tile.read.start))
-        assert all(0 <= a and b <= side for a, b, side in zip(tile.read.start, tile.read.stop, shape, strict=True))
+        assert all(a >= 0 and b <= side for a, b, side in zip(tile.read.start, tile.read.stop, shape, strict=True))
         assert np.zeros(tile.read.shape)[tile.inner].shape == tile.core.shape
     assert (painted == 1).all()
 
@@ -83,7 +83,7 @@ def test_a_halo_one_step_short_is_not_enough() -> None:
 
 
 def test_segmenting_keeps_the_file_s_grid() -> None:
-    """Any size, also with a diameter that rescales: labels, probabilities and image have the file's height and width."""
+    """Any size, also with a diameter that rescales: labels and probabilities have the file's height and width."""
     pixels = np.random.default_rng(0).integers(0, 255, (1, 45, 70)).astype(np.uint8)
     for diameter in (None, 30.0, 7.5):
         found = Segmenter(make_model(diameter=15.0), "cpu").segment(Source(pixels), diameter=diameter)

@@ -92,7 +92,7 @@ def test_missing_models_are_named() -> None:
 
 @pytest.mark.parametrize(("config", "expected"), [(NucleiUNet(filters=(4, 4, 4, 4, 4)), 96), (GuideUNet(), 96)])
 def test_halo_is_the_receptive_field_on_the_grid(config: NetworkConfig, expected: int) -> None:
-    """Five levels of two 3x3 convolutions see 92 px beyond an aligned core: 96 on the grid of 16; at most 128 is asked."""
+    """Five levels of two 3x3 convolutions see 92 px beyond an aligned core: 96 on the grid of 16; the limit is 128."""
     assert describe_network(network_of(config), 3) == (16, expected)
 
 

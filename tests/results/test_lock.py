@@ -90,7 +90,7 @@ def test_files_that_are_not_ours_are_never_written_over(tmp_path, name):
 def test_output_folder_that_is_a_file(tmp_path):
     """It says what is wrong with the folder and what to do."""
     (tmp_path / "out").write_text("")
-    with pytest.raises(OutputError, match="File exists|Not a directory"), hold_folder(tmp_path / "out"):
+    with pytest.raises(OutputError, match=r"File exists|Not a directory"), hold_folder(tmp_path / "out"):
         pass
 
 
@@ -100,7 +100,7 @@ def test_folder_that_cannot_be_written():
     from pathlib import Path
 
     with (
-        pytest.raises(OutputError, match="wanted a folder that can be written; free space"),
+        pytest.raises(OutputError, match=r"wanted a folder that can be written; free space"),
         hold_folder(Path("/proc/out")),
     ):
         pass
@@ -111,7 +111,7 @@ def test_folder_of_another_format_is_refused_clearly(tmp_path, content):
     """Results of a later maskline are left alone."""
     (tmp_path / STATE).mkdir()
     (tmp_path / STATE / "format.json").write_text(content)
-    with pytest.raises(OutputError, match="format_version (99|unreadable), wanted 1"), hold_folder(tmp_path):
+    with pytest.raises(OutputError, match=r"format_version (99|unreadable), wanted 1"), hold_folder(tmp_path):
         pass
 
 

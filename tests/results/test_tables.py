@@ -154,10 +154,22 @@ def rows_of(data: bytes) -> list[dict[str, str]]:
 
 
 def test_images_csv_begins_with_the_columns_of_the_contract():
-    """path, sha256, status, group, objects, area, density, intensity, error, hint, flags; then whatever else is known."""
+    """Eleven columns by name and order; then whatever else is known."""
     data = format_images([{"path": "a.png", "zoom": 1.5, "status": "done"}])
     header = data.decode().splitlines()[0].split(",")
-    contract = "path,sha256,status,group,objects,area,density,intensity,error,hint,flags".split(",")
+    contract = [
+        "path",
+        "sha256",
+        "status",
+        "group",
+        "objects",
+        "area",
+        "density",
+        "intensity",
+        "error",
+        "hint",
+        "flags",
+    ]
     assert header[: len(contract)] == contract
     assert header == [*IMAGE_COLUMNS, "zoom"]
 

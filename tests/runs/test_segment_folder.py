@@ -28,7 +28,10 @@ def rows_of(out: Path) -> dict[str, dict[str, str]]:
 def fingerprint(out: Path) -> dict[str, str]:
     """Digest of everything that must be byte-identical: labels/, geojson/ and the tables."""
     files = [p for folder in ("labels", "geojson") for p in sorted((out / folder).rglob("*")) if p.is_file()]
-    return {p.relative_to(out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in [*files, *(out / n for n in STABLE)]}
+    return {
+        p.relative_to(out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in [*files, *(out / n for n in STABLE)]
+    }
 
 
 def stamps(out: Path) -> dict[str, int]:
@@ -165,7 +168,7 @@ def test_another_model_under_the_same_name_is_noticed(run, tmp_path):
 
 
 def test_broken_files_become_rows_and_the_others_go_on(run, images, tmp_path):
-    """Empty, truncated and mislabelled files: one row each with stage, error and hint; exit code 3; the rest is done."""
+    """Empty, truncated, mislabelled: one row each with stage, error and hint; exit code 3; the rest is done."""
     (images / "empty.png").write_bytes(b"")
     whole = (images / "plate0/00.png").read_bytes()
     (images / "cut.png").write_bytes(whole[: len(whole) // 2])
@@ -178,12 +181,23 @@ def test_broken_files_become_rows_and_the_others_go_on(run, images, tmp_path):
         assert rows[name]["stage"] in ("open", "read")
         assert rows[name]["error"]
         assert rows[name]["hint"]
+        assert str(tmp_path) not in rows[name]["error"]
     assert sorted(failure.case for failure in summary.failures) == ["cut.png", "empty.png", "text.tif"]
     before = fingerprint(tmp_path / "out")
     again = run(max_failed_fraction=0.4)
     assert (again.done, again.skipped, again.failed, again.exit_code) == (0, 6, 3, 3)
     assert fingerprint(tmp_path / "out") == before
     assert not (tmp_path / "out/labels/cut.tif").exists()
+
+
+def test_no_model_is_loaded_for_broken_files(run, images, monkeypatch):
+    """Where only broken files are left to try, the model stays where it is."""
+    whole = (images / "plate0/00.png").read_bytes()
+    run()
+    (images / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (images / "empty.png").write_bytes(b"")
+    monkeypatch.setattr(segment_case, "load_segmenter", None)
+    assert run().failed == 2
 
 
 def test_too_many_failures_fail_the_run(run, images):
@@ -234,7 +248,7 @@ def test_names_that_differ_by_suffix_only(run, images, tmp_path):
 
 def test_names_in_any_script(run, images, tmp_path):
     """Cyrillic, Chinese, spaces and quotes come through to labels and tables."""
-    names = ["пластина/образец 1.png", "板/细胞.png", "it's a \"cell\", №1.png"]
+    names = ["пластина/образец 1.png", "板/细胞.png", 'it\'s a "cell", №1.png']
     for name in names:
         draw(images / name, 2)
     assert run().failed == 0
@@ -294,7 +308,7 @@ def test_another_folder_is_not_mixed_in(run, images, tmp_path):
     run()
     other = tmp_path / "other"
     draw(other / "plate0/00.png", 5, seed=9)
-    with pytest.raises(OutputError, match="the results of .*images, wanted one of its own"):
+    with pytest.raises(OutputError, match=r"the results of .*images, wanted one of its own"):
         run(folder=other)
     images.rename(tmp_path / "moved")
     assert run(folder=tmp_path / "moved").skipped == 6

@@ -49,7 +49,7 @@ def inode_of_labels(out: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("sealed", [1, 3])
 def test_killed_run_goes_on_where_it_was(tmp_path, run, segmenter, sealed):
-    """Killed after some chunks were sealed; the next run does the rest only, and all bytes are those of one calm run."""
+    """Killed with some chunks sealed; the next run does the rest only, and all bytes are those of one calm run."""
     images, model, out = draw_folder(tmp_path / "images", 12), make_model(tmp_path / "model"), tmp_path / "out"
     process = start_run(images, out, model, 0.1)
     ledger = out / ".maskline/ledger"
@@ -75,7 +75,7 @@ def test_killed_run_goes_on_where_it_was(tmp_path, run, segmenter, sealed):
     }
     run(out="calm")
     assert fingerprint(out) == fingerprint(tmp_path / "calm")
-    assert [path for path in out.rglob("*.partial")] == []
+    assert not list(out.rglob("*.partial"))
     shards = {path.name for path in (out / ".maskline/shards").iterdir()}
     assert shards == set(Ledger(ledger).shards)
 

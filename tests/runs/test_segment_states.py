@@ -70,7 +70,11 @@ class ResultsFolder(RuleBasedStateMachine):
         except Stopped:
             assert (self.out / ".maskline/holder.json").exists()
 
-    @rule(below=st.sampled_from(["labels", ".maskline/ledger", ".maskline/shards"]), number=st.integers(0, 9), cut=st.booleans())
+    @rule(
+        below=st.sampled_from(["labels", ".maskline/ledger", ".maskline/shards"]),
+        number=st.integers(0, 9),
+        cut=st.booleans(),
+    )
     def damage(self, below: str, number: int, cut: bool) -> None:
         path = self.pick(below, number)
         if path is None or path.name.endswith(".damaged"):

@@ -79,7 +79,7 @@ def test_two_trainings_are_the_same_and_another_seed_is_not(tmp_path: Path) -> N
 
 
 def test_resume_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    """Stopped after one epoch and resumed: the weights, the averages, the best and the history of an undisturbed run."""
+    """Stopped after one epoch and resumed: weights, averages, best and history are those of an undisturbed run."""
     whole = train(tmp_path / "whole")
     train(tmp_path / "parts", epochs=1)
     resumed = train(tmp_path / "parts", resume=True)
@@ -170,7 +170,7 @@ def test_epochs_differ_and_order_of_asking_does_not_matter() -> None:
 
 
 def test_literal_target_is_the_union_of_each_mask_resized() -> None:
-    """The guide resizes every mask with anti-aliasing and takes what is not zero: the shortcut gives the same pixels."""
+    """The guide resizes every mask with anti-aliasing and takes what is not zero: the shortcut gives the same."""
     from skimage.transform import resize
 
     labels = example(5).labels

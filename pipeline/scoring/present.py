@@ -1,0 +1,95 @@
+"""Scores for people and for other programs: a compact table, `scores.json`, `scores.csv` (one row an image)."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.files import atomic_write
+from pipeline.scoring.summary import CaseScore
+
+JSON, CSV = "scores.json", "scores.csv"
+MOST_GROUPS, MOST_TOLD = 10, 5
+_COLUMNS: Mapping[str, str] = {
+    "map": "mAP",
+    "ap50": "AP@.5",
+    "ap75": "AP@.75",
+    "f1_50": "F1@.5",
+    "dice_mean": "Dice",
+    "iou_mean": "IoU",
+    "pq": "PQ",
+    "aji": "AJI",
+    "count_error": "count±",
+}
+
+
+def score_table(scores: Mapping[str, Any]) -> str:
+    """The numbers of `summarise` in lines of at most 100 characters.
+
+    `all` with its interval, the modalities, the groups of more than one image (the worst, where there are many), and
+    what was missing or could not be scored.
+    """
+    width = max(24, *(len(name) + 2 for name in scores["by_modality"]))
+    lines = [f"{'':<{width}}images objects " + "".join(f"{title:>7}" for title in _COLUMNS.values())]
+    lines.append(_line("all", scores, width))
+    lines += [_bound(scores, side, width) for side in ("low", "high") if scores["map_low"] is not None]
+    if len(scores["by_modality"]) > 1:
+        lines += [_line(f"  {name}", part, width) for name, part in scores["by_modality"].items()]
+    lines += _groups(scores["by_group"], width)
+    return "\n".join(lines + _remarks(scores))
+
+
+def _line(name: str, part: Mapping[str, Any], width: int) -> str:
+    shown = name if len(name) < width else f"{name[: width - 2]}…"
+    numbers = "".join(f"{part[key]:>7.3f}" for key in _COLUMNS)
+    return f"{shown:<{width}}{part['images']:>6} {part['objects_true']:>7} {numbers}"
+
+
+def _bound(scores: Mapping[str, Any], side: str, width: int) -> str:
+    title = f"  95 % {side}, by {scores['intervals']['over']}"
+    return f"{title:<{width}}{'':>15}" + "".join(f"{scores[f'{key}_{side}']:>7.3f}" for key in _COLUMNS)
+
+
+def _groups(groups: Mapping[str, Any], width: int) -> list[str]:
+    shown = sorted(
+        (name for name, part in groups.items() if name and part["images"] > 1), key=lambda n: groups[n]["map"]
+    )
+    title = f"the {MOST_GROUPS} worst of {len(shown)} groups with more than one image:"
+    lines = [title] if len(shown) > MOST_GROUPS else ["groups:"] if shown else []
+    return lines + [_line(f"  {name}", groups[name], width) for name in shown[:MOST_GROUPS]]
+
+
+def _remarks(scores: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if scores["both_empty"]:
+        lines.append(f"{scores['both_empty']} images empty in truth and prediction: they score 1")
+    if scores["missing"]:
+        lines.append(
+            f"{len(scores['missing'])} images without a prediction, scored as empty: {_some(scores['missing'])}"
+        )
+    errors = scores["errors"]
+    lines += [f"not scored: {one['error']}; {one['hint']}" for one in errors[:MOST_TOLD]]
+    if len(errors) > MOST_TOLD:
+        lines.append(f"... and {len(errors) - MOST_TOLD} more that could not be scored")
+    return lines
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_TOLD} more" if len(names) > MOST_TOLD else ""
+    return ", ".join(names[:MOST_TOLD]) + more
+
+
+def write_scores(folder: Path, scores: Mapping[str, Any], per_image: Sequence[CaseScore]) -> None:
+    """Write `scores.json` and `scores.csv` (worst image first, those in error before all), each whole or not at all.
+
+    Raises OutputError where the folder cannot be written.
+    """
+    atomic_write(folder / JSON, (json.dumps(scores, indent=2, allow_nan=False) + "\n").encode())
+    order = sorted(per_image, key=lambda one: (not one.error, one.scores.dsb_score, one.case))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(order[0].row), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(one.row for one in order)
+    atomic_write(folder / CSV, text.getvalue().encode())

@@ -1,0 +1,92 @@
+"""A file is there whole or not at all."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.data.files import atomic_write, maskline_home, sha256_file
+from pipeline.errors import InputError, OutputError
+
+
+def names(folder):
+    return [path.name for path in folder.iterdir()]
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_bytes_and_writers_give_the_same_file(tmp_path, durable):
+    """Content or a function that writes it: the file and the digest are the same, and missing folders are made."""
+    one, other = tmp_path / "x" / "y" / "one", tmp_path / "other"
+
+    def write(file):
+        file.write(b"ab")
+        assert file.tell() == 2
+        file.write(b"c")
+
+    digests = {atomic_write(one, b"abc", durable=durable), atomic_write(other, write, durable=durable)}
+    assert digests == {hashlib.sha256(b"abc").hexdigest()} == {sha256_file(one), sha256_file(other)}
+    assert one.read_bytes() == other.read_bytes() == b"abc"
+    assert [p.name for p in one.parent.iterdir()] == ["one"]
+
+
+def test_an_error_in_the_middle_leaves_the_old_file(tmp_path):
+    """What the writer raises comes through; the old content stays and nothing else lies there."""
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+
+    def write(file):
+        file.write(b"new but half")
+        raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        atomic_write(path, write)
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_process_that_dies_in_the_middle_leaves_the_old_file(tmp_path):
+    """Killed without a chance to tidy up, the writer has not touched the file."""
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    program = (
+        "import os, sys; from pathlib import Path; from pipeline.data.files import atomic_write\n"
+        "def write(file): file.write(b'new but half'); file.flush(); os._exit(7)\n"
+        "atomic_write(Path(sys.argv[1]), write)"
+    )
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", program, str(path)], cwd=root, check=False).returncode == 7
+    assert path.read_bytes() == b"old"
+    assert all(name.startswith(".") for name in names(tmp_path) if name != "a")
+
+
+def test_what_cannot_be_written_or_read_says_so(tmp_path):
+    """A file where a folder is needed, and a file that is missing, are errors of ours."""
+    (tmp_path / "a").touch()
+    with pytest.raises(OutputError, match="a file that can be written"):
+        atomic_write(tmp_path / "a" / "b", b"")
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    with pytest.raises(OutputError):
+        atomic_write(tmp_path / "folder", b"")
+    assert sorted(names(tmp_path)) == ["a", "folder"]
+    with pytest.raises(InputError, match="a file that can be read"):
+        sha256_file(tmp_path / "none")
+
+
+@pytest.mark.parametrize("stem", ["x" * 240, "核" * 80, "🔬" * 60])
+def test_names_as_long_as_the_file_system_allows(tmp_path, stem):
+    """The temporary name is no longer than the name itself may be, in any script."""
+    atomic_write(tmp_path / f"{stem}.tif", b"abc")
+    assert names(tmp_path) == [f"{stem}.tif"]
+
+
+def test_home(tmp_path, monkeypatch):
+    """$MASKLINE_HOME where it is set, also below ~, else the platform's folder."""
+    monkeypatch.setenv("MASKLINE_HOME", str(tmp_path))
+    assert maskline_home() == tmp_path
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MASKLINE_HOME", "~/kept")
+    assert maskline_home() == tmp_path / "kept"
+    monkeypatch.setenv("MASKLINE_HOME", "")
+    assert maskline_home().name == "maskline" and maskline_home().is_absolute()

@@ -1,0 +1,119 @@
+"""Whatever an image is kept in, `segment` takes it or says in its row why not; labels come back in kind."""
+
+from pathlib import Path
+
+import cv2
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+from test_segment_folder import rows_of
+
+from pipeline.data.labels import read_geojson, read_labels
+
+GREY = np.zeros((40, 50), np.uint8)
+GREY[4:10, 5:15], GREY[20:30, 20:40] = 200, 150
+EXPECTED = np.zeros((40, 50), np.uint32)
+EXPECTED[4:10, 5:15], EXPECTED[20:30, 20:40] = 1, 2
+RGB = np.repeat(GREY[..., None], 3, axis=2)
+RGBA = np.concatenate([RGB, np.full((40, 50, 1), 255, np.uint8)], axis=2)
+
+
+def encode(path: Path, pixels: np.ndarray) -> None:
+    path.write_bytes(cv2.imencode(path.suffix, pixels)[1].tobytes())
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for suffix in ("png", "jpg", "jpeg", "bmp"):
+        encode(folder / f"grey_{suffix}.{suffix}", GREY)
+        encode(folder / f"rgb_{suffix}.{suffix}", RGB)
+    encode(folder / "rgba_png.png", RGBA)
+    encode(folder / "deep_png.png", GREY.astype(np.uint16) * 100)
+    for name, pixels in {"grey": GREY, "deep": GREY.astype(np.uint16) * 100, "rgb": RGB, "rgba": RGBA}.items():
+        kind = "rgb" if pixels.ndim == 3 else "minisblack"
+        tifffile.imwrite(folder / f"{name}_tif.tif", pixels, photometric=kind)
+    return folder
+
+
+def test_every_format_and_depth_gives_the_same_objects(run, images, tmp_path):
+    """PNG, JPEG, BMP, TIFF; 8 and 16 bit; grey, RGB, RGBA: two objects each; 16-bit intensities are the file's own."""
+    summary = run()
+    assert (summary.done, summary.failed) == (14, 0)
+    rows = rows_of(tmp_path / "out")
+    for row in rows.values():
+        labels, _ = read_labels(tmp_path / "out" / row["labels"])
+        lossy = row["path"].endswith(("jpg", "jpeg"))
+        np.testing.assert_array_equal(labels > 0, EXPECTED > 0) if not lossy else None
+        assert row["objects"] == "2"
+    assert rows["rgba_png.png"]["channels"] == "3"
+    assert rows["deep_tif.tif"]["dtype"] == "uint16"
+    assert float(rows["deep_tif.tif"]["intensity"]) == pytest.approx((200 + 150) / 2 * 100)
+
+
+def test_pages_are_not_guessed(run, images, tmp_path):
+    """A multi-page TIFF fails with a hint until it is said what its pages are."""
+    for path in images.iterdir():
+        path.unlink()
+    tifffile.imwrite(images / "pages.tif", np.stack([GREY, GREY]), photometric="minisblack", metadata=None)
+    assert run().exit_code == 4
+    row = rows_of(tmp_path / "out")["pages.tif"]
+    assert row["status"] == "failed"
+    assert "pages" in row["error"] + row["hint"]
+    assert run(pages="channels").failed == 0
+    assert rows_of(tmp_path / "out")["pages.tif"]["channels"] == "2"
+
+
+def test_nifti_comes_back_as_nifti(run, images, tmp_path):
+    """a.nii.gz in, a.nii.gz out, affine untouched, the same bytes when done again."""
+    for path in images.iterdir():
+        path.unlink()
+    affine = np.array([[-0.5, 0, 0, 7], [0, 0.5, 0, -3], [0, 0, 2.0, 1], [0, 0, 0, 1]])
+    nibabel.save(nibabel.Nifti1Image(GREY.T.copy(), affine), images / "a.nii.gz")
+    assert run().failed == 0
+    path = tmp_path / "out/labels/a.nii.gz"
+    read = nibabel.load(path)
+    np.testing.assert_array_equal(read.affine, affine)
+    np.testing.assert_array_equal(np.squeeze(np.asarray(read.dataobj)).T > 0, EXPECTED > 0)
+    before = path.read_bytes()
+    assert run(force=True).done == 1
+    assert path.read_bytes() == before
+
+
+def test_volumes_say_what_is_wanted(run, images, tmp_path):
+    """A 3-D image is a row with a hint, not a crash."""
+    for path in images.iterdir():
+        path.unlink()
+    nibabel.save(nibabel.Nifti1Image(np.stack([GREY.T] * 3, axis=2), np.eye(4)), images / "volume.nii.gz")
+    run()
+    row = rows_of(tmp_path / "out")["volume.nii.gz"]
+    assert (row["status"], row["stage"]) == ("failed", "measure")
+    assert "2-D" in row["error"]
+
+
+def test_outlines_for_qupath(run, tmp_path):
+    """--geojson: outlines that give the labels back."""
+    run(geojson=True)
+    labels, _ = read_labels(tmp_path / "out/labels/grey_png.tif")
+    np.testing.assert_array_equal(read_geojson(tmp_path / "out/geojson/grey_png.geojson", labels.shape), labels)
+
+
+def test_images_that_are_too_large_are_refused_by_their_header(run, images, tmp_path):
+    """The limit is checked before anything is read."""
+    assert run(max_megapixels=0.001).failed == 14
+    row = rows_of(tmp_path / "out")["grey_png.png"]
+    assert row["stage"] == "open"
+    assert row["hint"]
+
+
+def test_bowl_layout_segments_images_only(run, tmp_path):
+    """ID/images/ID.png beside ID/masks: labels/ID.tif, and no mask is taken for an image."""
+    data = tmp_path / "bowl"
+    for name in ("one", "two"):
+        for kind, pixels in (("images", RGB), ("masks", GREY)):
+            (data / "stage1_train" / name / kind).mkdir(parents=True)
+            encode(data / "stage1_train" / name / kind / f"{name if kind == 'images' else 'm1'}.png", pixels)
+    assert run(folder=data).done == 2
+    assert sorted(path.name for path in (tmp_path / "out/labels").rglob("*.*")) == ["one.tif", "two.tif"]

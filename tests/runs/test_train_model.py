@@ -1,0 +1,126 @@
+"""The whole training job: from a folder of masks to a model that segments, registered and resumable."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import CropSampling, EarlyStopping, LastFraction, NucleiUNet, TrainConfig
+from pipeline.data.manifest import load_data
+from pipeline.data.simulate import simulate_dataset
+from pipeline.errors import TrainingError
+from pipeline.model.bundle import load_model
+from pipeline.runs import train_model as job
+from pipeline.types import Event
+
+CONFIG = TrainConfig(
+    name="tiny",
+    network=NucleiUNet(filters=(4, 8, 8)),
+    sampling=CropSampling(size=64, per_epoch=8),
+    batch_size=4,
+    epochs=2,
+    stopping=EarlyStopping(patience=9, minimum_epochs=0),
+    ema=0.5,
+    sample_pictures=2,
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    simulate_dataset(folder, images=8, mosaic=False, broken=False)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKLINE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def test_a_folder_of_masks_becomes_a_model(data: Path, tmp_path: Path) -> None:
+    """Model, curves, pictures and record lie in the folder; the record names data, config and how it ended."""
+    seen: list[Event] = []
+    trained = job.train_model(CONFIG, data, tmp_path / "run", track=False, watch=seen.append, device="cpu")
+    model = load_model(trained.model)
+    assert model.digest == trained.digest and trained.ended == "all epochs done"
+    assert model.record.provenance["manifest_digest"] == load_data(data).digest
+    assert model.record.provenance["config"] == CONFIG.model_dump(mode="json")
+    assert model.record.halo is not None and model.record.halo <= 128 and model.record.diameter
+    rows = list(csv.DictReader((tmp_path / "run/history.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1.0", "2.0"] and float(rows[0]["train_loss"]) > 0
+    shown = min(2, len(load_data(data).split("val")))
+    assert shown and len(list((tmp_path / "run/samples").glob("*.png"))) == shown
+    assert json.loads((tmp_path / "run/train.json").read_text())["numbers"]["epochs"] == 2
+    assert {event.stage for event in seen} >= {"load", "train", "tune"}
+    assert any("model in" in line for line in trained.lines())
+
+
+def test_a_second_training_needs_resume_and_resume_goes_on(data: Path, tmp_path: Path) -> None:
+    """A begun training is not overwritten; --resume with all epochs done gives the same model again."""
+    first = job.train_model(CONFIG, data, tmp_path / "run", track=False, device="cpu")
+    with pytest.raises(TrainingError, match="--resume"):
+        job.train_model(CONFIG, data, tmp_path / "run", track=False, device="cpu")
+    weights = (first.model / "weights.safetensors").read_bytes()
+    again = job.train_model(CONFIG, data, tmp_path / "run", track=False, device="cpu", resume=True)
+    assert (again.model / "weights.safetensors").read_bytes() == weights
+
+
+def test_from_another_model_starts_with_its_weights(data: Path, tmp_path: Path) -> None:
+    """--from takes a model of the same network and refuses another."""
+    first = job.train_model(CONFIG, data, tmp_path / "a", track=False, device="cpu")
+    going = CONFIG.model_copy(update={"epochs": 1})
+    second = job.train_model(going, data, tmp_path / "b", track=False, device="cpu", start=first.model)
+    assert second.history[0]["train_loss"] < first.history[0]["train_loss"]
+    other = CONFIG.model_copy(update={"network": NucleiUNet(filters=(4, 8, 9))})
+    with pytest.raises(TrainingError, match="another network"):
+        job.train_model(other, data, tmp_path / "c", track=False, device="cpu", start=first.model)
+
+
+def test_ctrl_c_keeps_the_best_so_far(data: Path, tmp_path: Path) -> None:
+    """After the first epoch Ctrl-C gives a model; before, an error that says why there is none."""
+
+    def stop_in(epoch: int):  # type: ignore[no-untyped-def]
+        def watch(event: Event) -> None:
+            if event.stage == "train" and event.fields["epoch"] == epoch:
+                raise KeyboardInterrupt
+
+        return watch
+
+    trained = job.train_model(CONFIG, data, tmp_path / "a", track=False, device="cpu", watch=stop_in(2))
+    assert trained.ended == "stopped by the user" and len(trained.history) == 1
+    with pytest.raises(TrainingError, match="no finished epoch"):
+        job.train_model(CONFIG, data, tmp_path / "b", track=False, device="cpu", watch=stop_in(1))
+
+
+def test_the_guide_s_validation_is_the_last_part(data: Path) -> None:
+    """The last tenth in order, and never a test image."""
+    manifest = load_data(data)
+    config = CONFIG.model_copy(update={"validation": LastFraction(fraction=0.25)})
+    learn, check = job.split_for_training(manifest, config)
+    everything = manifest.split("train") + manifest.split("val")
+    assert learn + check == everything and len(check) == round(len(everything) * 0.25)
+    assert not {case.id for case in manifest.split("test")} & {case.id for case in everything}
+
+
+def test_nothing_to_train_on_is_said(tmp_path: Path, data: Path) -> None:
+    """One image cannot be training and validation at once."""
+    manifest = load_data(data)
+    alone = type(manifest)(manifest.split("train")[:1], manifest.root, manifest.layout, None)
+    with pytest.raises(TrainingError, match="0 to validate"):
+        job.split_for_training(alone, CONFIG)
+
+
+@pytest.mark.slow
+def test_a_tracked_training_is_registered(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In MLflow: a version of the model without pickle, curves, pictures; nothing in the current folder."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    trained = job.train_model(CONFIG, data, tmp_path / "run", device="cpu")
+    assert trained.version == "1" and not list((tmp_path / "here").iterdir())
+    from pipeline.results.tracking import open_tracking
+
+    kept = open_tracking("maskline-training").resolve("tiny", "1")
+    assert load_model(kept).digest == trained.digest
+    assert not [path for path in kept.rglob("*") if path.suffix in (".pkl", ".pickle", ".pt", ".pth")]
