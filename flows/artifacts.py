@@ -48,7 +48,8 @@ class ShowProgress:
         percent = 100.0 * event.done / event.total if event.total else 0.0
         numbers = " · ".join(f"{key} {show_number(value)}" for key, value in event.fields.items())
         text = f"{event.stage}: {event.done} of {event.total}" + (f" · {numbers}" if numbers else "")
-        self._put(event.stage, percent, text)
+        if event.total > 1:  # what is done in one go needs no bar
+            self._put(event.stage, percent, text)
         get_run_logger().info(text)
 
     def _put(self, stage: str, percent: float, text: str) -> None:

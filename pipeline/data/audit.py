@@ -37,7 +37,7 @@ class Audited:
 
 
 def content_digest(case: Case) -> str:
-    """sha256 (hex) over the bytes of the image, then of its masks in the order of their names: `cat image masks/* | sha256sum`.
+    """sha256 (hex) over the bytes of the image, then of its masks by name: `cat image masks/* | sha256sum`.
 
     Raises InputError where a file cannot be read.
     """
@@ -66,7 +66,7 @@ def audit_case(case: Case) -> Audited:
         merged = merge_case(case, image.spatial_shape, digest)
     except InputError as error:
         name = case.masks[0].name if case.masks else ""
-        code = "mask_wrong_size" if "shape" in error.came else "mask_unreadable"
+        code = "mask_wrong_size" if error.came.startswith("shape (") else "mask_unreadable"
         return _left_out(
             case, Finding(case.id, name, code, f"{error.came}, wanted {error.wanted}", error.hint, "error")
         )
@@ -134,7 +134,7 @@ def merge_case(case: Case, shape: tuple[int, ...], digest: Digest | None = None)
         return merge_geojson(case.masks[0], shape, case.id)
     if case.mask_kind == "labels":
         return _from_label_image(case.masks[0], shape, case.id)
-    return Merged(np.zeros(shape, np.uint32), (), 0, {}, 0)
+    return Merged(np.zeros(shape, np.uint32), (), 0, {})
 
 
 def _from_label_image(path: Path, shape: tuple[int, ...], case: str) -> Merged:
@@ -145,11 +145,10 @@ def _from_label_image(path: Path, shape: tuple[int, ...], case: str) -> Merged:
             f"case {case}, {path.name}", f"shape {labels.shape}", wanted, "re-export the mask at the image's size"
         )
     audit = Audit(case)
-    size = path.stat().st_size
     if labels.ndim == 2:
         labels = _separate(path.name, labels, audit)
         _audit_objects(path.name, labels, audit)
-    return Merged(labels, tuple(audit.findings), _count(labels), {}, size)
+    return Merged(labels, tuple(audit.findings), _count(labels), {})
 
 
 def _count(labels: Labels) -> int:
@@ -203,7 +202,8 @@ def mixed_modes(audited: Sequence[Audited]) -> list[Finding]:
             "",
             names[0],
             "mixed_modes",
-            f"{len(names)} images are {mode}, {len(modes[most])} are {most}: {', '.join(names[:3])}{' ...' * (len(names) > 3)}",
+            f"{len(names)} images are {mode}, {len(modes[most])} are {most}: {', '.join(names[:3])}"
+            + " ..." * (len(names) > 3),
             "nothing, if that is meant: alpha is dropped and each channel is normalised on its own",
         )
         for mode, names in sorted(modes.items())

@@ -1,7 +1,7 @@
 """What ingest keeps so that the next run need not read the data again: sealed files under a folder by their key.
 
-A sealed file's first line holds the sha256 of all that follows; a file that does not check out counts as missing, and is
-made again. Everything here can be deleted at any time.
+A sealed file's first line holds the sha256 of all that follows; a file that does not check out counts as missing, and
+is made again. Everything here can be deleted at any time.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ def summary_path(cache: Path, key: str) -> Path:
 
 
 def write_sealed(path: Path, body: bytes) -> None:
-    """Write `body` below its checksum; a cache that cannot be written is a cache that is missed, so that is only logged."""
+    """Write `body` below its checksum; a cache that cannot be written is missed later, so that is only logged."""
     try:
         atomic_write(path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body, durable=False)
     except OutputError as error:

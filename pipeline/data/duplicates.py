@@ -124,7 +124,7 @@ def _projections() -> Pixels:
 def _project(patches: Pixels) -> Pixels:
     """(N, side * side) -> (N, BITS), eight rows at a time: too little for the BLAS to start threads of its own.
 
-    Images are described in many threads at once, and a BLAS that answers each with threads spends most of its time waiting.
+    Images are described in many threads at once, and a BLAS that answers each with threads mostly waits for them.
     """
     padded = np.pad(patches, ((0, -len(patches) % 8), (0, 0)))
     values: Pixels = padded.reshape(-1, 8, patches.shape[1]) @ _projections()

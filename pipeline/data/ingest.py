@@ -7,7 +7,7 @@ size, times, inode) and of the settings; what it holds is sealed by a checksum.
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -90,7 +90,7 @@ def _ingest_cold(found: Discovered, config: IngestConfig, folder: Path, watch: W
         *(finding for item in audited for finding in item.findings),
         *mixed_modes(audited),
         *mask_values(audited),
-        *_duplicates(groups),
+        *_duplicates(groups, {case.id: case.relative for case in cases}),
     ]
     return {
         "cases": {case.relative: {name: getattr(case, name) for name in _RECORDED} for case in named},
@@ -100,7 +100,7 @@ def _ingest_cold(found: Discovered, config: IngestConfig, folder: Path, watch: W
 
 
 def _audit_all(cases: Sequence[Case], folder: Path, watch: Watch) -> list[Audited]:
-    """Audit the cases in threads (decoding and filtering let go of the interpreter), keep the labels, report progress."""
+    """Audit the cases in threads (decoding lets go of the interpreter), keep the labels, report progress."""
 
     def work(case: Case) -> Audited:
         item = audit_case(case)
@@ -109,19 +109,15 @@ def _audit_all(cases: Sequence[Case], folder: Path, watch: Watch) -> list[Audite
         return replace(item, labels=None)
 
     audited = []
-    masks = 0
-    with ThreadPoolExecutor(min(8, max(2, os.cpu_count() or 2)), "ingest") as pool:
+    masks = findings = 0
+    pool = ThreadPoolExecutor(min(8, max(2, os.cpu_count() or 2)), "ingest")
+    try:
         for number, item in enumerate(pool.map(work, cases), start=1):
             audited.append(item)
-            masks += len(item.case.masks)
-            watch(
-                Event(
-                    "ingest",
-                    number,
-                    len(cases),
-                    {"masks": masks, "findings": sum(len(a.findings) for a in audited[-1:])},
-                )
-            )
+            masks, findings = masks + len(item.case.masks), findings + len(item.findings)
+            watch(Event("ingest", number, len(cases), {"masks": masks, "findings": findings}))
+    finally:
+        pool.shutdown(cancel_futures=True)  # stopped by the user: no need to read the rest
     return audited
 
 
@@ -178,7 +174,7 @@ def _describe(usable: Sequence[Audited], sets: Sequence[set[int]], matches: Sequ
     return groups
 
 
-def _duplicates(groups: Sequence[dict[str, Any]]) -> list[Finding]:
+def _duplicates(groups: Sequence[dict[str, Any]], files: Mapping[str, str]) -> list[Finding]:
     """A row for every pair: identical ones are a warning, near ones a note, since the split keeps them together."""
     findings = []
     for entry in groups:
@@ -191,7 +187,9 @@ def _duplicates(groups: Sequence[dict[str, Any]]) -> list[Finding]:
             )
             fix = "delete one; both are in one split" if exact else "nothing: both are in one split"
             code = "duplicate_exact" if exact else "duplicate_near"
-            findings.append(Finding(match["first"], "", code, what, fix, "warning" if exact else "note"))
+            findings.append(
+                Finding(match["first"], files[match["first"]], code, what, fix, "warning" if exact else "note")
+            )
     return findings
 
 

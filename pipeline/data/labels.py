@@ -5,8 +5,10 @@ The bytes depend on the labels and the geometry alone: no dates, no software, no
 
 import gzip
 import io
+import itertools
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +85,8 @@ def _nifti(path: Path, labels: Array, geometry: Geometry, like: Path | None) -> 
 
     voxels = labels.T
     if like is None or split_suffix(like.name)[1].lower() not in (".nii", ".nii.gz"):
-        affine = (
-            geometry.affine if geometry.affine is not None else np.diag([*geometry.spacing[::-1], 1.0, 1.0][:3] + [1.0])
-        )
+        scale = (*geometry.spacing[::-1], 1.0)[:3]
+        affine = np.diag((*scale, 1.0)) if geometry.affine is None else geometry.affine
         image = nibabel.Nifti1Image(voxels, affine)
         image.header.set_xyzt_units({"um": "micron", "mm": "mm"}.get(geometry.unit, "unknown"))
         return bytes(image.to_bytes())
@@ -117,7 +118,7 @@ def read_labels(path: Path) -> tuple[Labels, Geometry]:
     if source.shape[0] != 1:
         hint = "save one number a pixel"
         raise MaskError(str(path), f"a label image of {source.shape[0]} channels ({source.mode})", "one channel", hint)
-    pixels = source.decode()[0]
+    pixels = source.numbers()[0]
     if pixels.dtype.kind == "b":
         return pixels.astype(np.uint32), source.geometry
     low, high = pixels.min(), pixels.max()
@@ -179,33 +180,37 @@ def merge_geojson(path: Path, shape: tuple[int, ...], case: str) -> Merged:
     """Draw a GeoJSON file's outlines (QuPath's or maskline's; a FeatureCollection, a list or one feature).
 
     A pixel belongs to the polygon that holds its centre, to the smallest where several do. Objects named by a number of
-    their own keep it; the others are numbered on. What cannot be drawn gives a finding. Raises MaskError for other files.
+    their own keep it; the others are numbered on. What cannot be drawn gives a finding; other files raise MaskError.
     """
     if len(shape) != 2:
         raise MaskError(
             str(path), f"outlines for an image of shape {shape}", "a 2-D image", "save volumes as label images"
         )
     audit = Audit(case)
-    data, features = _features(path)
-    drawn: list[Drawn] = []
-    for number, feature in enumerate(features, start=1):
-        item = _draw(feature, f"{path.name}#{number}", (shape[0], shape[1]), audit)
-        if item is not None:
-            drawn.append(item)
-    ids = _ids([f for f in features if isinstance(f, dict)], drawn)
-    drawn = [item for _, item in sorted(zip(ids, drawn, strict=True), key=lambda pair: pair[0])]
+    features = _features(path)
+    found = [
+        (number, item)
+        for number, feature, name in zip(_ids(features), features, _names(path, features), strict=True)
+        if (item := _draw(feature, name, (shape[0], shape[1]), audit)) is not None
+    ]
+    found.sort(key=lambda pair: pair[0])
+    drawn = [item for _, item in found]
     labels, hidden = paint(drawn, (shape[0], shape[1]), audit)
-    if sorted(ids) != list(range(1, len(ids) + 1)) and not hidden:
-        labels = np.array([0, *sorted(ids)], np.uint32)[labels]
-        return Merged(labels, tuple(audit.findings), len(ids), {}, len(data))
+    if not hidden:
+        numbers = np.array([0, *(number for number, _ in found)], np.uint32)
+        return Merged(numbers[labels], tuple(audit.findings), len(drawn), {})
     labels, count = close_gaps(labels, len(drawn), hidden)
-    return Merged(labels, tuple(audit.findings), count, {}, len(data))
+    return Merged(labels, tuple(audit.findings), count, {})
 
 
-def _features(path: Path) -> tuple[bytes, list[Any]]:
+def _names(path: Path, features: Sequence[dict[str, Any]]) -> list[str]:
+    """What findings call the features: the file and which one it is."""
+    return [f"{path.name}#{number}" for number in range(1, len(features) + 1)]
+
+
+def _features(path: Path) -> list[Any]:
     try:
-        data = path.read_bytes()
-        tree = json.loads(data)
+        tree = json.loads(path.read_bytes())
     except OSError as error:
         raise ImageError(str(path), str(error), "a file that can be read", "check the path and its rights") from error
     except ValueError as error:
@@ -222,7 +227,7 @@ def _features(path: Path) -> tuple[bytes, list[Any]]:
         raise MaskError(
             str(path), f"format_version {version}", str(FORMAT_VERSION), "update maskline, or export it again"
         )
-    return data, found
+    return found
 
 
 def _draw(feature: dict[str, Any], name: str, shape: tuple[int, int], audit: Audit) -> Drawn | None:
@@ -233,8 +238,8 @@ def _draw(feature: dict[str, Any], name: str, shape: tuple[int, int], audit: Aud
         audit.note(name, "outline_no_area", f"is a {kind}", "outline the object as a polygon; it was left out")
         return None
     try:
-        polygons = [coordinates] if kind == "Polygon" else coordinates
-        boxes = [fill([np.asarray(r, float)[:, :2] for r in rings], shape) for rings in list(polygons) if rings]
+        polygons: Any = [coordinates] if kind == "Polygon" else coordinates
+        boxes = [fill([np.asarray(r, float)[:, :2] for r in rings], shape) for rings in polygons if rings]
     except (ValueError, TypeError, IndexError):
         audit.note(
             name, "outline_broken", "has coordinates that are no rings of points", "draw it again; it was left out"
@@ -258,13 +263,14 @@ def _join(name: str, boxes: list[Box]) -> Drawn | None:
     return Drawn(name, top, left, inside, int(np.count_nonzero(inside)))
 
 
-def _ids(features: list[dict[str, Any]], drawn: list[Drawn]) -> list[int]:
-    """The number of each drawn object: its name, where that is a number nobody else has, else the next free one."""
-    names = [str((features[int(d.name.rpartition("#")[2]) - 1].get("properties") or {}).get("name", "")) for d in drawn]
-    own = [int(n) if n.isascii() and n.isdigit() and 0 < int(n) < 2**31 and names.count(n) == 1 else 0 for n in names]
-    free = max(own, default=0) + 1
-    ids = []
-    for number in own:
-        ids.append(number or free)
-        free += 0 if number else 1
-    return ids
+def _ids(features: Sequence[dict[str, Any]]) -> list[int]:
+    """The number of each object: its name, if that is a number of its own, else the next free one.
+
+    >>> _ids([{"properties": {"name": name}} for name in ("7", "", "3", "3", "nucleus")])
+    [7, 8, 9, 10, 11]
+    """
+    names = [str((feature.get("properties") or {}).get("name", "")) for feature in features]
+    own = [int(n) if n.isascii() and n.isdigit() and len(n) < 10 else 0 for n in names]
+    count = Counter(own)
+    free = itertools.count(max(own, default=0) + 1)
+    return [number if number and count[number] == 1 else next(free) for number in own]

@@ -8,16 +8,15 @@
 Names only: no file is opened. Hidden files, and folders that a run of maskline wrote, are passed over.
 """
 
-import hashlib
-import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from pipeline.data.images import IMAGE_SUFFIXES, is_image_name, split_suffix
+from pipeline.data.images import is_image_name, split_suffix
+from pipeline.data.tree import GEOJSON, Tree, counts, scan
 from pipeline.errors import ConfigError, LayoutError
 from pipeline.types import Case
 
@@ -26,9 +25,6 @@ LAYOUTS: tuple[Layout, ...] = ("dsb", "paired", "paired-nifti", "unlabelled")
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "raw", "imagestr")
 MASK_FOLDERS = ("labels", "masks", "label", "mask", "annotations", "ground_truth", "gt", "labelstr")
 _NIFTI = (".nii", ".nii.gz")
-_GEOJSON = ".geojson"
-RUN_FOLDER = ".maskline"  # stands in every folder that a run writes to
-_COUNTED = (*IMAGE_SUFFIXES, _GEOJSON)
 _CHANNEL = re.compile(r"_(\d{4})$")
 
 
@@ -41,80 +37,6 @@ class Discovered:
     cases: tuple[Case, ...]
     orphans: tuple[Path, ...] = ()  # named like an image or mask, but part of no case
     stamp: str = ""  # sha256 over what stat says of every image and mask, where that was asked for
-
-
-@dataclass
-class Tree:
-    """Names below a folder: relative directory ("" is the folder) -> sorted file names, sorted directory names."""
-
-    root: Path
-    files: dict[str, list[str]] = field(default_factory=dict)
-    folders: dict[str, list[str]] = field(default_factory=dict)
-    stamps: list[str] = field(default_factory=list)  # one a folder, of what stat says of its images and masks
-
-    def join(self, directory: str, name: str) -> str:
-        return f"{directory}/{name}" if directory else name
-
-    def walk(self, directory: str = "") -> Iterator[tuple[str, str]]:
-        """(directory, file name) at any depth below `directory`."""
-        for name in self.files[directory]:
-            yield directory, name
-        for name in self.folders[directory]:
-            yield from self.walk(self.join(directory, name))
-
-
-def scan(folder: Path, stamp: bool = False) -> Tree:
-    """Read the names below `folder`, and with `stamp` what stat says of every image and mask.
-
-    Raises LayoutError where the folder is missing, no folder, or unreadable.
-    """
-    if not folder.is_dir():
-        came = "a file" if folder.exists() else "nothing there"
-        raise LayoutError(str(folder), came, "a folder of images", "check the path")
-    tree = Tree(folder)
-    waiting = [""]
-    while waiting:
-        directory = waiting.pop()
-        try:
-            with os.scandir(f"{folder}/{directory}" if directory else folder) as entries:
-                files, folders = _sort(entries, bool(directory))
-                if stamp:
-                    tree.stamps.append(_stamp(directory, files))
-        except OSError as error:
-            raise LayoutError(
-                str(folder / directory), str(error), "a folder that can be read", "check its rights"
-            ) from error
-        tree.files[directory] = sorted(entry.name for entry in files)
-        tree.folders[directory] = sorted(folders)
-        waiting += [tree.join(directory, name) for name in folders]
-    return tree
-
-
-def _sort(entries: Iterator["os.DirEntry[str]"], below: bool) -> tuple[list["os.DirEntry[str]"], list[str]]:
-    """The files and the names of the folders; nothing of a folder below that a run of maskline wrote."""
-    files, folders = [], []
-    for entry in entries:
-        if entry.name.startswith("."):
-            if below and entry.name == RUN_FOLDER:
-                return [], []
-        elif entry.is_dir():
-            folders.append(entry.name)
-        else:
-            files.append(entry)
-    return files, folders
-
-
-def _stamp(directory: str, files: Sequence["os.DirEntry[str]"]) -> str:
-    """Name, size, times and inode of every image and mask of a folder."""
-    lines = [directory]
-    for entry in files:
-        if _counts(entry.name):
-            try:
-                stat = entry.stat()
-                lines.append(f"{entry.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}\0{stat.st_ino}")
-            except OSError:  # a link that leads nowhere: reading it will say so
-                lines.append(f"{entry.name}\0missing")
-    return "\n".join([directory, *sorted(lines[1:])])
 
 
 # --- Data Science Bowl ----------------------------------------------------------------------------
@@ -186,9 +108,9 @@ def _mask_index(tree: Tree, folder: str) -> dict[str, str]:
     index: dict[str, str] = {}
     for directory, name in tree.walk(folder):
         stem, suffix = split_suffix(name)
-        if is_image_name(name) or suffix.lower() == _GEOJSON:
+        if is_image_name(name) or suffix.lower() == GEOJSON:
             inner = tree.join(directory.removeprefix(folder).lstrip("/"), stem)
-            if inner not in index or suffix.lower() == _GEOJSON:
+            if inner not in index or suffix.lower() == GEOJSON:
                 index[inner] = tree.join(directory, name)
     return index
 
@@ -221,7 +143,7 @@ def _labelled(tree: Tree, relative: str, mask: str | None) -> Case:
     identity = split_suffix(relative)[0]
     if mask is None:
         return Case(identity, tree.root / relative, relative)
-    kind: Literal["geojson", "labels"] = "geojson" if mask.lower().endswith(_GEOJSON) else "labels"
+    kind: Literal["geojson", "labels"] = "geojson" if mask.lower().endswith(GEOJSON) else "labels"
     return Case(identity, tree.root / relative, relative, (tree.root / mask,), kind)
 
 
@@ -241,7 +163,7 @@ def _beside(tree: Tree) -> list[Case]:
         if not is_image_name(name):
             continue
         names = tree.files[directory]
-        mask = next((m for m in (split_suffix(name)[0] + _GEOJSON, name + _GEOJSON) if m in names), None)
+        mask = next((m for m in (split_suffix(name)[0] + GEOJSON, name + GEOJSON) if m in names), None)
         cases.append(_labelled(tree, tree.join(directory, name), tree.join(directory, mask) if mask else None))
     return cases
 
@@ -264,6 +186,7 @@ def _sorted(cases: Sequence[Case]) -> tuple[Case, ...]:
 
 def _discover_unlabelled(tree: Tree) -> Discovered:
     masks = tuple(f"{folder}/" for _, folder in _pairs(tree))  # beside images: never images themselves
+    masks += ("labels/",) if tree.is_run else ()
     paths = (tree.join(directory, name) for directory, name in tree.walk() if is_image_name(name))
     names = [path for path in paths if not path.startswith(masks)]
     return Discovered("unlabelled", tree.root, _sorted([_labelled(tree, name, None) for name in names]))
@@ -278,8 +201,7 @@ def discover(folder: Path, layout: str = "auto", stamp: bool = False) -> Discove
     tree = scan(folder.absolute(), stamp)
     found = _find(tree, layout)
     if found:
-        digest = hashlib.sha256("\n\n".join(sorted(tree.stamps)).encode(errors="surrogateescape")).hexdigest()
-        return replace(found, orphans=_left_over(tree, found), stamp=digest if stamp else "")
+        return replace(found, orphans=_left_over(tree, found), stamp=tree.stamp)
     wanted = "images (PNG, JPEG, BMP, TIFF, NIfTI)" if layout in ("auto", "unlabelled") else f"the layout {layout}"
     hint = "check the path, or name another layout: " + ", ".join(LAYOUTS)
     raise LayoutError(str(folder), f"{sum(map(len, tree.files.values()))} files", wanted, hint)
@@ -303,15 +225,11 @@ def _find(tree: Tree, layout: str) -> Discovered | None:
 
 def _left_over(tree: Tree, found: Discovered) -> tuple[Path, ...]:
     """Files named like an image or an outline that no case uses; nothing is passed over in silence."""
-    names = [tree.join(directory, name) for directory, names in tree.files.items() for name in names if _counts(name)]
+    names = [tree.join(directory, name) for directory, names in tree.files.items() for name in names if counts(name)]
     if len(names) == sum(1 + len(case.masks) for case in found.cases):
         return ()
     used = {str(path) for case in found.cases for path in (case.image, *case.masks)}
     return tuple(tree.root / name for name in sorted(names) if f"{tree.root}/{name}" not in used)
-
-
-def _counts(name: str) -> bool:
-    return name.lower().endswith(_COUNTED)
 
 
 def detect_layout(folder: Path) -> str:

@@ -31,7 +31,6 @@ class Merged:
     findings: tuple[Finding, ...]
     objects: int
     encodings: dict[str, int]
-    size: int  # bytes read
 
 
 @dataclass
@@ -71,11 +70,9 @@ def merge_masks(files: Sequence[Path], shape: tuple[int, ...], case: str, digest
     """
     audit = Audit(case)
     objects: list[Drawn] = []
-    size = 0
     for path in sorted(files, key=lambda p: p.name):
         try:
             data = path.read_bytes()
-            size += len(data)
             if digest is not None:
                 digest.update(data)
             found = _read(path, data, shape, audit)
@@ -86,7 +83,7 @@ def merge_masks(files: Sequence[Path], shape: tuple[int, ...], case: str, digest
             objects.append(found)
     labels, hidden = paint(objects, (shape[0], shape[1]), audit)
     labels, count = close_gaps(labels, len(objects), hidden)
-    return Merged(labels, tuple(audit.findings), count, audit.encodings, size)
+    return Merged(labels, tuple(audit.findings), count, audit.encodings)
 
 
 def _read(path: Path, data: bytes, shape: tuple[int, ...], audit: Audit) -> Drawn | None:
@@ -120,7 +117,7 @@ def _read_whole(path: Path, data: bytes, audit: Audit) -> Boxed:
         except (RuntimeError, ValueError) as error:
             raise ImageError(str(path), str(error), "a whole mask", _HINT) from error
     else:
-        pixels = np.moveaxis(source.read().pixels, 0, -1)
+        pixels = np.moveaxis(source.read().pixels if source.white is None else source.numbers(), 0, -1)
     flat = _flatten(path.name, pixels, audit)
     rows = np.flatnonzero(flat.any(axis=1))
     if not rows.size:

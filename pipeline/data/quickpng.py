@@ -50,6 +50,19 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
+def _store(data: bytes) -> bytes:
+    """A zlib stream that holds `data` uncompressed (RFC 1950 and 1951), without setting up a compressor.
+
+    >>> zlib.decompress(_store(b"abc" * 50_000)) == b"abc" * 50_000
+    True
+    """
+    parts = [b"\x78\x01"]
+    for start in range(0, len(data), 65_535):
+        block = data[start : start + 65_535]
+        parts += [struct.pack("<?HH", start + 65_535 >= len(data), len(block), len(block) ^ 0xFFFF), block]
+    return b"".join([*parts, struct.pack(">I", zlib.adler32(data))])
+
+
 def _stream(data: bytes) -> bytes | None:
     """The zlib stream of a PNG whose chunks are all whole and carry the right checksum; None otherwise."""
     at, parts, end = 8, [], len(data)
@@ -103,9 +116,9 @@ def _box(flat: Array, height: int, width: int) -> Boxed | None:
     if not found and not tail:
         return Boxed((height, width), 0, 0, rows[:0, :0])
     top = (first if found else hits.size) * 8 // stride
-    bottom = height - 1 if tail else min(height - 1, ((hits.size - 1 - int(hits[::-1].argmax())) * 8 + 7) // stride)
+    bottom = height - 1 if tail else min(height - 1, (hits.tobytes().rfind(b"\x01") * 8 + 7) // stride)
     band = rows[top : bottom + 1]
-    columns = np.flatnonzero(band[:, 1:].any(axis=0))
+    columns = np.flatnonzero(np.bitwise_or.reduce(band[:, 1:], axis=0))
     left = int(columns[0])
     below, right = min(bottom + 2, height), min(int(columns[-1]) + 2, width)  # one more: there the object has ended ...
     crop = _unfilter(filters[top:below], rows[top:below, left + 1 : right + 1])
@@ -121,7 +134,7 @@ def _unfilter(filters: Array, residuals: Array) -> Array:
     body[:, 0] = filters
     body[:, 1:] = residuals
     header = struct.pack(">II", width, height) + _PLAIN
-    stored = zlib.compress(body.tobytes(), 0)
+    stored = _store(body.tobytes())
     small = _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", stored) + _END
     pixels: Array = imagecodecs.png_decode(small)
     return pixels
@@ -129,9 +142,9 @@ def _unfilter(filters: Array, residuals: Array) -> Array:
 
 def _tight(crop: Array, top: int, left: int, shape: tuple[int, int]) -> Boxed:
     """Trim zero rows and columns off the crop."""
-    rows = np.flatnonzero(crop.any(axis=1))
+    rows = np.flatnonzero(np.bitwise_or.reduce(crop, axis=1))
     if not rows.size:
         return Boxed(shape, 0, 0, crop[:0, :0])
-    columns = np.flatnonzero(crop.any(axis=0))
+    columns = np.flatnonzero(np.bitwise_or.reduce(crop, axis=0))
     inner = crop[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return Boxed(shape, top + int(rows[0]), left + int(columns[0]), np.ascontiguousarray(inner))

@@ -65,6 +65,7 @@ class FileSource:
     channels: tuple[str, ...] = ()
     alpha: bool = False  # the file has an alpha channel, which reading drops
     mode: str = ""  # how the file stores colour: grey, RGB, RGBA, palette ...
+    white: int | None = None  # the number that stands for white turned round, where the file stores white as 0
     _held: Array | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -87,6 +88,13 @@ class FileSource:
         if self._held is None:
             self._held = self._pixels()
         return Image(self._held[(slice(None), *window.slices)], self.geometry)
+
+    def numbers(self) -> Array:
+        """Labels (C, (Z,) Y, X) as stored: white-is-zero is a way of showing, and many write their masks with it."""
+        pixels = self.decode()
+        if self.white is None or pixels.dtype.kind not in "bu":
+            return pixels
+        return ~pixels if pixels.dtype.kind == "b" else (self.white - pixels).astype(pixels.dtype)
 
     def _pixels(self) -> Array:
         pixels = self.decode()

@@ -68,6 +68,7 @@ def _describe(path: Path, tiff: Any, pages: str, max_megapixels: float) -> FileS
         geometry=_geometry(tiff, series, len(spatial)),
         decode=_decoder(path, colours, palette, role != "channels"),
         alpha=alpha,
+        white=2 ** int(page.bitspersample) - 1 if page.photometric == 0 else None,
         mode="palette" if palette else ("grey" if colours == 1 else "RGB") + ("+alpha" if alpha else ""),
     )
 

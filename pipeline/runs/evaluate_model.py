@@ -146,7 +146,8 @@ def _tracked(config: EvaluateConfig, manifest: Manifest) -> Iterator[Run | None]
     from pipeline.results.tracking import open_tracking
 
     tags = {"maskline.job": "evaluate", "maskline.manifest_digest": manifest.digest}
-    name = f"evaluate {Path(config.model).name} on {config.data.stem}"
+    model = "/".join(Path(config.model).parts[-2:])  # a training's folder names its model, `model` does not
+    name = f"evaluate {model} on {config.data.stem}"
     with open_tracking("maskline-evaluation").start(name, config.model_dump(mode="json"), tags) as run:
         yield run
 

@@ -18,7 +18,8 @@ from pipeline.types import FORMAT_VERSION, Case, Finding, Watch, unwatched
 
 COLUMNS = ("case", "file", "severity", "code", "what", "fix")
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="format_version" content="{version}"><title>{title}</title><style>
+<html lang="en"><head><meta charset="utf-8"><meta name="format_version" content="{version}">
+<title>{title}</title><style>
 body {{ font: 15px/1.4 system-ui, sans-serif; margin: 2rem; background: #fff; color: #1b1b1f }}
 section {{ border-top: 1px solid #ccc; padding: .5rem 0 1rem }}
 figure {{ display: inline-block; margin: 0 .75rem .5rem 0; width: 180px; vertical-align: top }}
@@ -44,7 +45,7 @@ def groups_path(manifest: Path) -> Path:
 def ingest_folder(config: IngestConfig, watch: Watch = unwatched) -> Ingested:
     """Ingest `config.folder` and write manifest, findings and groups beside each other, each whole or not at all.
 
-    With `config.strict`, findings that are errors or warnings raise InputError once everything is written; notes do not.
+    With `config.strict`, errors and warnings raise InputError once everything is written; notes do not.
     """
     ingested = ingest(config, watch)
     manifest = config.manifest.absolute()
@@ -90,8 +91,8 @@ def _section(number: int, group: Mapping[str, Any], known: Mapping[str, Case]) -
         for case in members
     )
     reasons = "".join(
-        f"<li>{html.escape(match['first'])} – {html.escape(match['second'])}: {match['kind']}, {match['score']:.2f}</li>"
-        for match in group["evidence"]
+        f"<li>{html.escape(m['first'])} – {html.escape(m['second'])}: {m['kind']}, {m['score']:.2f}</li>"
+        for m in group["evidence"]
     )
     splits = ", ".join(sorted({case.split for case in members}))
     why = f"<details><summary>{len(group['evidence'])} matches</summary><ul>{reasons}</ul></details>"

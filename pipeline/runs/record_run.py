@@ -29,11 +29,18 @@ _PACKAGES = ("maskline", "torch", "numpy", "scipy", "scikit-image", "opencv-pyth
 SHIPPED = "shipped:nuclei"
 
 
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written is silent: that the disk is full is the run's to tell."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        return
+
+
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
     """Append what the `maskline` loggers say (from DEBUG on) to `path` while the block runs."""
     with writing(path.parent):
-        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+        handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     before = log.level
     log.setLevel(logging.DEBUG)

@@ -1,6 +1,6 @@
 """Score label files that exist already, whoever made them."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ def score_folder(
     ----------
     predicted : Path
         A results folder of `maskline segment` or `evaluate` (its `labels/` is taken), or any folder of label images or
-        GeoJSON outlines. A case's file is named like its id or its relative path: `plate/a1.tif` for `plate/a1.png`.
+        GeoJSON outlines, named like the images: `plate/a1.tif` or `plate/a1.png.tif` for `plate/a1.png`.
     truth : Path
         Its `unlabelled` cases are passed over. `split` chooses a part of a manifest.
     out : Path, optional
@@ -56,14 +56,14 @@ def score_folder(
     """
     cases = find_truth(truth, split)
     files = find_labels(predicted)
-    claimed = {case.id: _claimed(case, files) for case in cases}
+    claimed = _claim(cases, files)
     if not any(claimed.values()):
         example = f"{cases[0].id}.tif"
         came = f"{sum(map(len, files.values()))} files, of no case of {truth}"
         raise InputError(str(predicted), came, f"label files such as {example}", "check both folders, and the names")
     per_image = []
     for number, case in enumerate(cases, start=1):
-        per_image.append(_score(case, claimed[case.id]))
+        per_image.append(_score(case, claimed[case.relative]))
         watch(Event("score", number, len(cases)))
     used = {path for paths in claimed.values() for path in paths}
     unexpected = sum(path not in used for paths in files.values() for path in paths)
@@ -158,9 +158,29 @@ def find_labels(folder: Path) -> Mapping[str, list[Path]]:
     return found
 
 
-def _claimed(case: Case, files: Mapping[str, list[Path]]) -> list[Path]:
-    """The files that a case may mean: named like its file with the suffix kept, else like its id."""
-    return files.get(case.relative) or files.get(case.id) or []
+def _claim(cases: Sequence[Case], files: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
+    """The files that each case may mean, by its relative path.
+
+    A file is named like the image with its suffix kept, else like the case's id; where folders differ (labels of
+    `data/images` against `data`), by the end of that path which no other case has.
+    """
+    shared = Counter(end for case in cases for end in {*_ends(case.relative), *_ends(case.id)})
+    claims = {}
+    for case in cases:
+        names = [case.relative, case.id]
+        names += [end for name in names for end in _ends(name) if shared[end] == 1]
+        claims[case.relative] = next((files[name] for name in names if name in files), [])
+    return claims
+
+
+def _ends(path: str) -> list[str]:
+    """A path and its ends, longest first.
+
+    >>> _ends("plate/images/a1")
+    ['plate/images/a1', 'images/a1', 'a1']
+    """
+    parts = path.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def _score(case: Case, files: Sequence[Path]) -> CaseScore:

@@ -7,10 +7,8 @@ be written) is raised.
 import functools
 import logging
 import threading
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,7 +18,8 @@ from pipeline.errors import ImageError, MasklineError, ModelError, OutputError
 from pipeline.results.ledger import Entry, Product, Stamp, stamp
 from pipeline.results.lock import STATE, is_output_trouble, output_error, writing
 from pipeline.results.names import label_suffix
-from pipeline.types import Case, Image, ImageSource, Labels, Pixels, Window
+from pipeline.runs.stages import Stages, Watched
+from pipeline.types import Case, Image, ImageSource, Labels, Pixels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,46 +88,6 @@ def _load(folder: Path, digest: str, device: str) -> Segments:
     return Segmenter(model, device)
 
 
-@dataclass
-class Stages:
-    """Which stage an image is in (`at`, for the row of one that fails), and how long each took by itself."""
-
-    at: str = ""
-    seconds: dict[str, float] = field(default_factory=dict)
-    _inner: float = 0.0
-
-    @property
-    def rounded(self) -> dict[str, float]:
-        """To microseconds, as the ledger keeps them; without loading the model, which is no image's."""
-        return {name: round(value, 6) for name, value in self.seconds.items() if name != "load"}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        outer, self._inner = self._inner, 0.0
-        before, self.at = self.at, name
-        start = time.perf_counter()
-        try:
-            yield
-            self.at = before
-        finally:
-            passed = time.perf_counter() - start
-            self.seconds[name] = self.seconds.get(name, 0.0) + passed - self._inner
-            self._inner = outer + passed
-
-
-class _Watched:
-    """An opened image whose reading is a stage of its own, whoever reads it."""
-
-    def __init__(self, source: ImageSource, stages: Stages) -> None:
-        self.path, self.shape, self.dtype, self.axes = source.path, source.shape, source.dtype, source.axes
-        self.channels, self.geometry = source.channels, source.geometry
-        self._source, self._stages = source, stages
-
-    def read(self, window: Window | None = None) -> Image:
-        with self._stages.stage("read"):
-            return self._source.read(window)
-
-
 @dataclass(frozen=True)
 class Worked:
     """One image's entry for the ledger, and its objects (None when it failed)."""
@@ -173,7 +132,7 @@ def _answer(case: Case, job: ChunkJob, stages: Stages) -> Answer:
         segmenter = load_segmenter(job)
     with stages.stage("segment"):
         return segmenter.segment(
-            _Watched(opened, stages), pixel_size=config.pixel_size, diameter=config.diameter, channel=config.channel
+            Watched(opened, stages), pixel_size=config.pixel_size, diameter=config.diameter, channel=config.channel
         )
 
 

@@ -78,7 +78,7 @@ def _remarks(scores: Mapping[str, Any]) -> list[str]:
 
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - MOST_TOLD} more" if len(names) > MOST_TOLD else ""
-    return ", ".join(names[:MOST_TOLD]) + more
+    return ", ".join(name if len(name) <= 24 else f"{name[:20]}…" for name in names[:MOST_TOLD]) + more
 
 
 def write_scores(folder: Path, scores: Mapping[str, Any], per_image: Sequence[CaseScore]) -> None:

@@ -80,6 +80,25 @@ def test_killed_run_goes_on_where_it_was(tmp_path, run, segmenter, sealed):
     assert shards == set(Ledger(ledger).shards)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="limits are set the POSIX way")
+def test_disk_that_is_really_full(tmp_path, run):
+    """Files may not grow beyond 20 kB, as on a full disk: one OutputError that says so, and nothing half-written."""
+    images, model, out = draw_folder(tmp_path / "images", 40), make_model(tmp_path / "model"), tmp_path / "out"
+    limited = RUN.replace(
+        "import sys\n", "import sys, resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (20_000,) * 2)\n", 1
+    )
+    command = [sys.executable, "-c", limited, str(Path(__file__).parent), str(images), str(out), str(model), "0"]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    assert answer.returncode != 0
+    assert "OutputError" in answer.stderr.splitlines()[-1]
+    assert "a folder that can be written; free space on its disk" in answer.stderr
+    assert "Logging error" not in answer.stderr
+    assert not list(out.rglob("*.partial"))
+    run()
+    run(out="calm")
+    assert fingerprint(out) == fingerprint(tmp_path / "calm")
+
+
 def test_killed_after_the_last_chunk_writes_tables_and_report(tmp_path, run, segmenter, monkeypatch):
     """Everything sealed, but no tables yet: nothing is segmented, tables and report are made."""
     from pipeline.runs import segment_folder as module
