@@ -6,7 +6,8 @@ Small PNG files go through `segment` with a segmenter that does nothing, without
 segmented, measured, written and drawn is on record for each and is taken off the wall clock, and so is the report,
 which is a matter of overlays; the rest is finding, proving, planning, chunking, ledger, shards, tables and run.json.
 The run with nothing to do is measured as well. `--cpu` takes processor time instead of the wall clock, for a machine
-that is busy with other things (waiting for the disk is then left out). The last line is the slope in ms an image: the target is 1.
+that is busy with other things (waiting for the disk is then left out). The last line is the slope in ms an image: the
+target is 1.
 """
 
 import argparse
@@ -16,7 +17,6 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -81,17 +81,17 @@ def measure(scratch: Path, count: int) -> Cost:
 
     def watch(event: Event) -> None:
         if event.stage == "report":
-            spent["report"] += stages.time.perf_counter() * (1 if event.done else -1)
+            spent["report"] += stages.clock() * (1 if event.done else -1)
 
     config = SegmentConfig(folder=images, out=out, model=str(model), track=False)
-    start = stages.time.perf_counter()
+    start = stages.clock()
     summary = segment_folder(config, watch=watch)
-    wall = stages.time.perf_counter() - start
+    wall = stages.clock() - start
     assert summary.done == count, summary
     statistics = json.loads((out / "run.json").read_text())["statistics"]
-    start = stages.time.perf_counter()
+    start = stages.clock()
     assert segment_folder(config).skipped == count
-    idle = stages.time.perf_counter() - start
+    idle = stages.clock() - start
     return Cost(wall, sum(statistics["stage_seconds"].values()), spent["report"], idle)
 
 
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--cpu", action="store_true", help="processor time instead of the wall clock")
     options = parser.parse_args()
     if options.cpu:
-        stages.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
+        stages.clock = time.process_time
     segment_case.load_segmenter = lambda _: Trivial()  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as scratch:
         measure(Path(scratch), 20)  # imports

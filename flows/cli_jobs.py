@@ -20,11 +20,12 @@ MODEL = "shipped:NAME, a registered NAME[@alias|/version], or a model folder."
 
 
 @click.command(
+    short_help="Audit a labelled folder and write its manifest.",
     epilog="""\b
 Examples:
   maskline ingest dsb2018/stage1_train --out dsb2018.csv
   maskline ingest plates --out plates.csv --group '([^/]+)/' --strict
-"""
+""",
 )
 @click.argument("folder", type=FOLDER)
 @click.option("--out", "manifest", type=NEW, required=True, help="The manifest CSV to write; findings go beside it.")
@@ -72,12 +73,13 @@ def _tell_ingested(ingested: "Ingested", path: Path) -> None:
 
 
 @click.command(
+    short_help="Train a model as a config says.",
     epilog="""\b
 Examples:
   maskline train nuclei --data dsb2018.csv --out runs/first --time-budget 60m
   maskline train my.yaml --data masks/ --out runs/second --from runs/first --set optimiser.lr=0.0005
   maskline train nuclei --data dsb2018.csv --out runs/first --resume
-"""
+""",
 )
 @click.argument("config")
 @click.option("--data", type=EXISTING, required=True, help="A manifest CSV, or a labelled folder.")
@@ -130,13 +132,14 @@ def train(
 
 
 @click.command(
+    short_help="Segment every image of a folder.",
     epilog="""\b
 Examples:
   maskline segment plate7 --out runs/plate7
   maskline segment plate7 --out runs/plate7 --model nuclei@champion --diameter 30 --geojson
   maskline segment plate7 --out runs/plate7 --include 'day1/*.png' --dry-run
 Run the same command again: what is proven done is skipped, what is new or changed is done.
-"""
+""",
 )
 @click.argument("folder", type=FOLDER)
 @click.option("--out", type=NEW, required=True, help="Where labels/, objects.parquet, images.csv and report.html go.")
@@ -217,11 +220,12 @@ def _tell_segmented(summary: "SegmentSummary") -> None:
 
 
 @click.command(
+    short_help="Predict labelled images, then score.",
     epilog="""\b
 Examples:
   maskline evaluate --data dsb2018.csv --model runs/first --out runs/first/test
   maskline evaluate --data dsb2018.csv --model nuclei@champion --split val --out scores --json
-"""
+""",
 )
 @click.option("--data", type=EXISTING, required=True, help="A manifest CSV, or a labelled folder.")
 @click.option("--model", help=f"{MODEL}  [default: shipped:nuclei]")
@@ -246,11 +250,12 @@ def evaluate(as_json: bool, no_track: bool, **options: Any) -> None:
 
 
 @click.command(
+    short_help="Score label files that exist already.",
     epilog="""\b
 Examples:
   maskline score --predicted runs/plate7/labels --truth plate7-corrected
   maskline score --predicted other-tool/ --truth dsb2018.csv --json
-"""
+""",
 )
 @click.option("--predicted", type=FOLDER, required=True, help="A folder of label images.")
 @click.option("--truth", type=EXISTING, required=True, help="A manifest CSV, or a labelled folder.")
@@ -270,7 +275,7 @@ def _tell_scores(scores: dict[str, Any], as_json: bool) -> None:
     click.echo(json.dumps(scores, indent=2) if as_json else score_table(scores))
 
 
-@click.command()
+@click.command(short_help="Re-hash a results folder against its ledger.")
 @click.argument("folder", type=FOLDER)
 @click.pass_context
 def verify(ctx: click.Context, folder: Path) -> None:

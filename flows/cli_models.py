@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 REGISTRY = "maskline"  # the experiment that the registry's own runs belong to
 
 
-@click.group()
+@click.group(short_help="List, show, describe, promote and export models.")
 def models() -> None:
     """The models: those that ship, and those that were trained here.
 

@@ -10,11 +10,12 @@ from flows.options import EXISTING, FOLDER, NEW, Duration
 
 
 @click.command(
+    short_help="See the whole line run once, on made images.",
     epilog="""\b
 Examples:
   maskline demo
   maskline demo --data $MASKLINE_DATA/dsb2018 --time-budget 20m
-"""
+""",
 )
 @click.option("--data", type=EXISTING, help="A labelled folder or manifest of your own, instead of made images.")
 @click.option(
@@ -51,13 +52,14 @@ def local_timezone() -> str:
 
 
 @click.command(
+    short_help="Prefect, MLflow and the deployments, in one command.",
     epilog="""\b
 Examples:
   maskline serve
   maskline serve --inbox /data/microscope --results /data/results --cron "0 2 * * *"
 Then, in another terminal, with the line `export PREFECT_API_URL=...` that serve prints:
   prefect deployment run segment-folder/segment-folder -p folder=/data/plate7 -p out=/data/results/plate7
-"""
+""",
 )
 @click.option("--inbox", type=NEW, help="Folder that the nightly run segments.  [default: MASKLINE_HOME/inbox]")
 @click.option("--results", type=NEW, help="Where the nightly run's results go.  [default: MASKLINE_HOME/nightly]")
@@ -109,7 +111,7 @@ def check_cron(cron: str) -> str:
     return cron
 
 
-@click.command()
+@click.command(short_help="What is running, and the last runs.")
 @click.argument("folder", type=FOLDER, required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print it for a program.")
 def status(folder: Path | None, as_json: bool) -> None:
@@ -126,7 +128,7 @@ def status(folder: Path | None, as_json: bool) -> None:
         click.echo(line)
 
 
-@click.command()
+@click.command(short_help="Look at this installation.")
 @click.option("--json", "as_json", is_flag=True, help="Print it for a program.")
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:

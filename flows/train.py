@@ -48,4 +48,4 @@ def train_nuclei_flow(
     )
     show_numbers("train", f"Trained into {out}", trained.numbers)
     show_link("train", trained.run_url)
-    return Completed(message=f"model in {out}")
+    return Completed(message=f"model in {trained.model}, {trained.ended}")

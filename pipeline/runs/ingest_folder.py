@@ -53,7 +53,7 @@ def ingest_folder(config: IngestConfig, watch: Watch = unwatched) -> Ingested:
     atomic_write(findings_path(manifest), write_findings(ingested.findings).encode(errors="surrogateescape"))
     page = show_groups(manifest.stem, ingested.manifest.cases, ingested.merged_groups)
     atomic_write(groups_path(manifest), page.encode(errors="replace"))
-    serious = [finding for finding in ingested.findings if finding.severity != "note"]
+    serious = [finding for finding in _worst_first(ingested.findings) if finding.severity != "note"]
     if config.strict and serious:
         first = serious[0]
         where = f"{config.folder}, {first.case or 'data set'}, {first.file}"
@@ -68,10 +68,14 @@ def write_findings(findings: Sequence[Finding]) -> str:
     text.write(f"# maskline findings format_version={FORMAT_VERSION}\n")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)
-    order = {"error": 0, "warning": 1, "note": 2}
-    for finding in sorted(findings, key=lambda f: order[f.severity]):
+    for finding in _worst_first(findings):
         table.writerow([getattr(finding, column) for column in COLUMNS])
     return text.getvalue()
+
+
+def _worst_first(findings: Sequence[Finding]) -> list[Finding]:
+    order = {"error": 0, "warning": 1, "note": 2}
+    return sorted(findings, key=lambda finding: order[finding.severity])
 
 
 def show_groups(title: str, cases: Sequence[Case], groups: Sequence[Mapping[str, Any]]) -> str:

@@ -24,10 +24,15 @@ from pipeline.training.validate import Answer, tune_thresholds
 from pipeline.types import FORMAT_VERSION, Geometry, Image, Watch
 
 
-def _provenance(config: TrainConfig, manifest: Manifest, training: Training, ended: str) -> dict[str, Any]:
+def _provenance(
+    config: TrainConfig, manifest: Manifest, training: Training, ended: str, tuned: float
+) -> dict[str, Any]:
+    """Where the model comes from; `models promote` compares `val_map` (tuned, where thresholds were tuned)."""
+    untuned = training.progress.history[training.progress.best_epoch]["val_map"]
     return {
         "config": config.model_dump(mode="json"),
         "manifest_digest": manifest.digest,
+        "val_map": round(tuned if np.isfinite(tuned) else untuned, 6),
         "epochs": training.progress.epoch,
         "best_epoch": training.progress.best_epoch + 1,
         "ended": ended,
@@ -77,7 +82,7 @@ def keep_model(
         stride=stride,
         halo=halo,
         diameter=_diameter(examples),
-        provenance=_provenance(config, manifest, training, ended),
+        provenance=_provenance(config, manifest, training, ended, score),
     )
     return save_model(out / "model", training.average, record, half=True), thresholds, score
 

@@ -15,6 +15,7 @@ from pipeline.results.ledger import Ledger
 from pipeline.results.lock import STATE, hold_folder, sweep, writing
 from pipeline.runs.collect_results import (
     Collected,
+    Pictures,
     collect,
     drop_orphans,
     mark_tables,
@@ -189,6 +190,10 @@ def _finish(
     write_run(out, description)
     if tracked.run is not None:
         tracked.publish(description, out, exit_code)
+        if collected.changed:
+            from pipeline.results.publish import publish  # draws: a no-op run does not pay for it
+
+            publish(tracked.run, images, Pictures(out, collected.entries), description)
     if collected.changed:
         mark_tables(out, collected.key, tracked.run.id if tracked.run is not None else "")
     objects = sum(row["objects"] for row in rows if row["status"] == "done")

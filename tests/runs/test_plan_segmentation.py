@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import draw, make_model
+from squares import draw, make_model
 
 from pipeline.config import SegmentConfig
 from pipeline.errors import InputError, ModelError

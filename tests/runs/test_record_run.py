@@ -25,6 +25,7 @@ class Recorder:
         run.set_tags = run.tags.update
         run.set_note = lambda text: run.tags.update(note=text)
         run.log_file = lambda path, folder="": run.files.append(path.name)
+        run.log_picture = lambda data, name: run.files.append(name)
         run.fail = lambda reason: setattr(run, "reason", reason)
         self.runs.append(run)
         try:
@@ -54,10 +55,10 @@ def test_a_run_is_told_of_with_numbers_digests_and_the_report(run, recorder, tmp
     assert told.ended == "FINISHED"
     assert (told.metrics["done"], told.metrics["failed"], told.metrics["objects"]) == (6, 0, summary.objects)
     assert "seconds_measure" in told.metrics
-    assert told.files == ["report.html", "images.csv", "run.json"]
+    assert told.files == ["report.html", "images.csv", "run.json", "gallery.png"]
     assert len(told.tags["maskline.ledger_root"]) == 64
     assert told.params["model_digest"] == told.tags["maskline.model_digest"]
-    assert "**6 images of" in told.tags["note"]
+    assert "**6 images · " in told.tags["note"]
     assert recorder.registered == []
     assert '"run_id": "run0"' in (tmp_path / "out/run.json").read_text()
 
@@ -104,7 +105,7 @@ def test_a_run_that_breaks_ends_as_failed(run, recorder):
 
 def test_the_shipped_model_is_registered_on_first_use(run, recorder, monkeypatch, tmp_path):
     """Version 1 of nuclei, champion unless there is one."""
-    from conftest import make_model
+    from squares import make_model
 
     from pipeline import shipped
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import draw, make_model
+from squares import draw, make_model
 
 from pipeline.config import GuideUNet, MaskTarget, PrepareConfig, SegmentConfig
 from pipeline.errors import ImageError, ModelError, OutputError

@@ -1,6 +1,5 @@
 """`segment` on a folder: nothing lost, nothing half-written, nothing done twice, everything that changed done again."""
 
-import csv
 import hashlib
 import json
 import os
@@ -9,29 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import draw, make_model
+from squares import draw, fingerprint, make_model, rows_of
 
 from pipeline.data.labels import read_labels
 from pipeline.errors import InputError, LockedError, ModelError, OutputError, UsageError
 from pipeline.results.lock import hold_folder
 from pipeline.runs import segment_case
 from pipeline.types import Event, Failed
-
-STABLE = ("objects.parquet", "images.csv")
-
-
-def rows_of(out: Path) -> dict[str, dict[str, str]]:
-    with (out / "images.csv").open(newline="", encoding="utf-8") as file:
-        return {row["path"]: row for row in csv.DictReader(file)}
-
-
-def fingerprint(out: Path) -> dict[str, str]:
-    """Digest of everything that must be byte-identical: labels/, geojson/ and the tables."""
-    files = [p for folder in ("labels", "geojson") for p in sorted((out / folder).rglob("*")) if p.is_file()]
-    return {
-        p.relative_to(out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in [*files, *(out / n for n in STABLE)]
-    }
 
 
 def stamps(out: Path) -> dict[str, int]:

@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 import tifffile
-from test_segment_folder import rows_of
+from squares import rows_of
 
 from pipeline.data.labels import read_geojson, read_labels
 

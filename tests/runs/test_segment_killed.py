@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import draw_folder, make_model
-from test_segment_folder import fingerprint
+from squares import draw_folder, fingerprint, make_model
 
 from pipeline.errors import LockedError
 from pipeline.results.ledger import Ledger

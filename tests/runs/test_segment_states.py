@@ -5,11 +5,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from conftest import draw, make_model
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from test_segment_folder import fingerprint
+from squares import draw, fingerprint, make_model
 from threshold_segmenter import ThresholdSegmenter
 
 from pipeline.config import SegmentConfig

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from test_segment_folder import fingerprint
+from squares import fingerprint
 
 from pipeline.errors import LockedError, OutputError
 from pipeline.results.lock import hold_folder
