@@ -99,11 +99,12 @@ def _read(path: Path, data: bytes, shape: tuple[int, ...], audit: Audit) -> Draw
         audit.note(path.name, "mask_empty", "holds no object", "delete the file or draw the object; it was left out")
         return None
     inside = _binary(path.name, boxed.crop, audit)
-    if not inside.any():  # nothing but numbers below 0
+    area = int(np.count_nonzero(inside))
+    if not area:  # nothing but numbers below 0
         audit.note(path.name, "mask_empty", "holds no object", "delete the file or draw the object; it was left out")
         return None
     audit_shape(path.name, inside, audit)
-    return Drawn(path.name, boxed.top, boxed.left, inside, int(np.count_nonzero(inside)))
+    return Drawn(path.name, boxed.top, boxed.left, inside, area)
 
 
 def _read_whole(path: Path, data: bytes, audit: Audit) -> Boxed:
@@ -153,7 +154,7 @@ def _binary(name: str, crop: Array, audit: Audit) -> NDArray[np.bool_]:
     """The object's pixels: non-zero, or at least half of the maximum where there is more than one value."""
     inside = crop > 0
     high = crop.max()
-    several = bool((inside & (crop != high)).any())
+    several = np.count_nonzero(crop == high) != np.count_nonzero(inside)
     if several:
         values = len(np.unique(crop[inside]))
         what = f"has {values} values beside 0, so it is not binary"

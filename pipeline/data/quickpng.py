@@ -11,6 +11,7 @@ import threading
 import zlib
 from dataclasses import dataclass
 
+import cv2
 import imagecodecs
 import numpy as np
 
@@ -110,7 +111,7 @@ def _box(flat: Array, height: int, width: int) -> Boxed | None:
     filters = rows[:, 0].copy()
     rows[:, 0] = 0
     hits = flat[: flat.size // 8 * 8].view(np.uint64) != 0
-    tail = bool(flat[hits.size * 8 :].any())
+    tail = bool(np.count_nonzero(flat[hits.size * 8 :]))
     first = int(hits.argmax()) if hits.size else 0
     found = bool(hits.size and hits[first])
     if not found and not tail:
@@ -122,7 +123,7 @@ def _box(flat: Array, height: int, width: int) -> Boxed | None:
     left = int(columns[0])
     below, right = min(bottom + 2, height), min(int(columns[-1]) + 2, width)  # one more: there the object has ended ...
     crop = _unfilter(filters[top:below], rows[top:below, left + 1 : right + 1])
-    if (below < height and crop[-1].any()) or (right < width and crop[:, -1].any()):
+    if (below < height and np.count_nonzero(crop[-1])) or (right < width and np.count_nonzero(crop[:, -1])):
         crop = _unfilter(filters[top:], rows[top:, left + 1 :])  # ... or goes on, by its filters alone
     return _tight(crop, top, left, (height, width))
 
@@ -142,9 +143,5 @@ def _unfilter(filters: Array, residuals: Array) -> Array:
 
 def _tight(crop: Array, top: int, left: int, shape: tuple[int, int]) -> Boxed:
     """Trim zero rows and columns off the crop."""
-    rows = np.flatnonzero(np.bitwise_or.reduce(crop, axis=1))
-    if not rows.size:
-        return Boxed(shape, 0, 0, crop[:0, :0])
-    columns = np.flatnonzero(np.bitwise_or.reduce(crop, axis=0))
-    inner = crop[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return Boxed(shape, top + int(rows[0]), left + int(columns[0]), np.ascontiguousarray(inner))
+    x, y, width, height = cv2.boundingRect(crop)
+    return Boxed(shape, top + y, left + x, np.ascontiguousarray(crop[y : y + height, x : x + width]))
