@@ -23,7 +23,7 @@ from pipeline.types import Case
 Layout = Literal["dsb", "paired", "paired-nifti", "unlabelled"]
 LAYOUTS: tuple[Layout, ...] = ("dsb", "paired", "paired-nifti", "unlabelled")
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "raw", "imagestr")
-MASK_FOLDERS = ("labels", "masks", "label", "mask", "annotations", "ground_truth", "gt", "labelstr")
+MASK_FOLDERS = ("labels", "masks", "label", "mask", "annotations", "ground_truth", "gt", "labelstr", "geojson")
 _NIFTI = (".nii", ".nii.gz")
 _CHANNEL = re.compile(r"_(\d{4})$")
 

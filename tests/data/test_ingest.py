@@ -13,7 +13,7 @@ from pipeline.data import ingest as module
 from pipeline.data.cache import labels_path
 from pipeline.data.images import open_image
 from pipeline.data.ingest import ingest, load_case
-from pipeline.data.labels import write_labels
+from pipeline.data.labels import write_geojson, write_labels
 from pipeline.data.layouts import discover
 from pipeline.data.masks import merge_masks
 from pipeline.data.simulate import simulate_dataset, simulate_image
@@ -291,3 +291,27 @@ def test_the_564_real_images_are_accounted_for(tmp_path):
     counted = Counter(f.code for f in answer.findings if not f.code.startswith("duplicate"))
     assert counted == {"mask_holes": 8, "mask_overlap": 6, "mask_pieces": 2, "mask_values": 1}
     assert ingest(configured(data.parent, tmp_path)).manifest.digest == answer.manifest.digest
+
+
+@pytest.mark.parametrize("folder", ["labels", "geojson"])
+def test_corrected_objects_come_back(tmp_path, folder):
+    """What maskline writes beside images, as label images or outlines, is ingested as it stands, object by object."""
+    drawn = {}
+    for n in range(3):
+        image, labels = simulate_image(np.random.default_rng(n), "tissue", (64, 70), density=0.2)
+        drawn[f"images/plate/{n}"] = labels
+        path = tmp_path / "data" / "images" / "plate" / f"{n}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(imagecodecs.png_encode(image))
+        target = tmp_path / "data" / folder / "plate" / f"{n}"
+        if folder == "labels":
+            write_labels(target.with_suffix(".tif"), labels, Geometry.pixels())
+        else:
+            write_geojson(target.with_suffix(".geojson"), labels)
+    answer = ingest(configured(tmp_path / "data", tmp_path))
+    assert answer.manifest.layout == "paired"
+    assert {case.mask_kind for case in answer.manifest.cases} == {"labels" if folder == "labels" else "geojson"}
+    assert {case.id for case in answer.manifest.cases} == set(drawn)
+    for case in answer.manifest.cases:
+        assert (load_case(case, tmp_path / "cache")[1] == drawn[case.id]).all()
+        assert case.objects == drawn[case.id].max() > 1
