@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,8 +96,7 @@ def _tracked(
     config: TrainConfig, data: Path, manifest: Manifest, track: bool, resumed: bool
 ) -> Iterator[tuple[Any, Run | None]]:
     if not track:
-        with nullcontext():
-            yield None, None
+        yield None, None
         return
     from pipeline.results.tracking import open_tracking
 
