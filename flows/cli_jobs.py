@@ -1,4 +1,4 @@
-"""`maskline ingest`, `train`, `segment`, `evaluate`, `score` and `verify`."""
+"""`maskline ingest`, `train`, `segment` and `verify`."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.options import DEVICE, EXISTING, FILE, FOLDER, NEW, NO_TRACK, Duration, given
+from flows.options import DEVICE, EXISTING, FILE, FOLDER, MODEL, NEW, NO_TRACK, Duration, given
 
 if TYPE_CHECKING:
     from pipeline.config import SegmentConfig
@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from pipeline.runs.segment_folder import SegmentSummary
 
 LAYOUTS = click.Choice(["auto", "dsb", "paired", "paired-nifti", "unlabelled"])
-SPLITS = click.Choice(["train", "val", "test", "all"])
 MOST_TOLD = 10
-MODEL = "shipped:NAME, a registered NAME[@alias|/version], or a model folder."
 
 
 @click.command(
@@ -219,62 +217,6 @@ def _tell_segmented(summary: "SegmentSummary") -> None:
         click.echo(f"MLflow    run {summary.run_id} (maskline serve shows it)")
 
 
-@click.command(
-    short_help="Predict labelled images, then score.",
-    epilog="""\b
-Examples:
-  maskline evaluate --data dsb2018.csv --model runs/first --out runs/first/test
-  maskline evaluate --data dsb2018.csv --model nuclei@champion --split val --out scores --json
-""",
-)
-@click.option("--data", type=EXISTING, required=True, help="A manifest CSV, or a labelled folder.")
-@click.option("--model", help=f"{MODEL}  [default: shipped:nuclei]")
-@click.option("--out", type=NEW, required=True, help="Where scores.json and the tables go.")
-@click.option("--split", type=SPLITS, help="Which part of the manifest.  [default: test]")
-@click.option("--bootstrap", type=click.IntRange(1), help="Resamplings for the intervals.  [default: 1000]")
-@click.option("--json", "as_json", is_flag=True, help="Print all scores for a program.")
-@click.option("--device", help="auto, cpu, cuda, cuda:1 or mps.  [default: auto]")
-@NO_TRACK
-def evaluate(as_json: bool, no_track: bool, **options: Any) -> None:
-    """Predict labelled images, then score the predictions: overall, per modality and per group."""
-    from flows.addresses import use_running_servers
-    from flows.progress import LiveProgress
-    from pipeline.config import EvaluateConfig, build_config
-    from pipeline.runs.evaluate_model import evaluate_model
-
-    use_running_servers()
-    config = build_config(EvaluateConfig, given(options) | ({"track": False} if no_track else {}), "evaluate")
-    with LiveProgress() as watch:
-        scores = evaluate_model(config, watch)
-    _tell_scores(scores, as_json)
-
-
-@click.command(
-    short_help="Score label files that exist already.",
-    epilog="""\b
-Examples:
-  maskline score --predicted runs/plate7/labels --truth plate7-corrected
-  maskline score --predicted other-tool/ --truth dsb2018.csv --json
-""",
-)
-@click.option("--predicted", type=FOLDER, required=True, help="A folder of label images.")
-@click.option("--truth", type=EXISTING, required=True, help="A manifest CSV, or a labelled folder.")
-@click.option("--json", "as_json", is_flag=True, help="Print all scores for a program.")
-def score(predicted: Path, truth: Path, as_json: bool) -> None:
-    """Score label files that exist already, whoever made them."""
-    from pipeline.runs.evaluate_model import score_folder
-
-    _tell_scores(score_folder(predicted, truth), as_json)
-
-
-def _tell_scores(scores: dict[str, Any], as_json: bool) -> None:
-    import json
-
-    from pipeline.runs.evaluate_model import score_table
-
-    click.echo(json.dumps(scores, indent=2) if as_json else score_table(scores))
-
-
 @click.command(short_help="Re-hash a results folder against its ledger.")
 @click.argument("folder", type=FOLDER)
 @click.pass_context
@@ -293,4 +235,4 @@ def verify(ctx: click.Context, folder: Path) -> None:
     ctx.exit(0 if verified.ok else 3)
 
 
-COMMANDS: tuple[click.Command, ...] = (ingest, train, segment, evaluate, score, verify)
+COMMANDS: tuple[click.Command, ...] = (ingest, train, segment, verify)

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from pipeline.errors import ConfigError
 
@@ -38,7 +47,16 @@ class NucleiUNet(Strict):
     deep_supervision: bool = False
 
 
-NetworkConfig = Annotated[GuideUNet | NucleiUNet, Field(discriminator="kind")]
+class EfficientUNet(Strict):
+    """A U-Net on EfficientNet-Lite0 cut at stride 16; `initial: imagenet` starts its encoder from published weights."""
+
+    kind: Literal["efficient_unet"] = "efficient_unet"
+    in_channels: Literal[3] = 3
+    out_channels: PositiveInt = 3
+    filters: Annotated[tuple[PositiveInt, ...], Field(min_length=4, max_length=4)] = (16, 32, 48, 64)
+
+
+NetworkConfig = Annotated[GuideUNet | NucleiUNet | EfficientUNet, Field(discriminator="kind")]
 
 
 class Percentile(Strict):
@@ -133,7 +151,7 @@ class NoAugmentation(Strict):
 
 
 class NucleiAugmentation(Strict):
-    """Flips and quarter turns, rotation, scale, intensity, stain and noise."""
+    """Flips and quarter turns, rotation, scale, intensity, stain, colour and noise; see pipeline.training.augment."""
 
     kind: Literal["nuclei"] = "nuclei"
     rotate: bool = True
@@ -143,6 +161,8 @@ class NucleiAugmentation(Strict):
     noise: NonNegativeFloat = 0.05
     blur: NonNegativeFloat = 1.5
     stain: NonNegativeFloat = 0.1
+    grey: Fraction = 0.0
+    tint: Fraction = 0.0
     invert: Fraction = 0.0
 
 
@@ -183,6 +203,7 @@ class EarlyStopping(Strict):
 class TrainConfig(Strict):
     name: str = "nuclei"
     network: NetworkConfig = NucleiUNet()
+    initial: Literal["random", "imagenet"] = "random"
     prepare: PrepareConfig = PrepareConfig()
     target: TargetConfig = SeparatedTarget()
     loss: DiceBCE = DiceBCE()
@@ -200,6 +221,12 @@ class TrainConfig(Strict):
     seed: int = 0
     tune_thresholds: bool = True
     sample_pictures: int = 4
+
+    @model_validator(mode="after")
+    def _has_published_weights(self) -> "TrainConfig":
+        if self.initial == "imagenet" and not isinstance(self.network, EfficientUNet):
+            raise ValueError(f"initial: imagenet needs network kind efficient_unet, not {self.network.kind}")
+        return self
 
 
 class IngestConfig(Strict):

@@ -6,10 +6,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from unet.efficientnet import EfficientUNet
 from unet.guide import GuideUNet
 from unet.nuclei import NucleiUNet
 
-_NETWORKS: dict[str, Callable[..., nn.Module]] = {"guide_unet": GuideUNet, "nuclei_unet": NucleiUNet}
+_NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "guide_unet": GuideUNet,
+    "nuclei_unet": NucleiUNet,
+    "efficient_unet": EfficientUNet,
+}
 
 
 def network_kinds() -> tuple[str, ...]:

@@ -21,6 +21,8 @@ from pipeline.types import Array
 
 Sample = dict[Hashable, Any]
 
+_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
+
 
 class RandWarpCropd(Randomizable, MapTransform):
     """A square crop, turned, flipped and scaled in one resampling step; the image mirrors beyond its edges.
@@ -87,27 +89,57 @@ class Normalised(MapTransform):
         return sample
 
 
-class RandIntensityd(Randomizable, MapTransform):
-    """Gain, offset and gamma for the image, and a smaller gain for each channel apart (stain); grey stays grey."""
+class RandColourd(Randomizable, MapTransform):
+    """Other stains, cameras and channel orders of the same scene.
 
-    def __init__(self, intensity: float, gamma: tuple[float, float], stain: float, invert: float) -> None:
+    A colour image has its channels mixed by a matrix that differs from the identity by up to `stain` everywhere, or
+    becomes grey with probability `grey`; a grey one keeps only some of its channels with probability `tint`, as
+    fluorescence saved as RGB does.
+    """
+
+    def __init__(self, stain: float, grey: float, tint: float) -> None:
         MapTransform.__init__(self, ("image",))
-        self.intensity, self.gamma, self.stain, self.invert = intensity, gamma, stain, invert
+        self.stain, self.grey, self.tint = stain, grey, tint
+
+    def randomize(self, data: Any = None) -> None:
+        self._mix = np.eye(3) + self.R.uniform(-self.stain, self.stain, size=(3, 3))
+        self._shift = self.R.uniform(-self.stain, self.stain, size=3) / 2
+        self._to_grey, self._to_tint = self.R.rand() < self.grey, self.R.rand() < self.tint
+        self._kept = self.R.randint(1, 7)  # bits: one or two of the three channels
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
+        sample = dict(data)
+        self.randomize()
+        image = sample["image"]
+        if len(image) == 3:
+            if np.array_equal(image[0], image[1]):
+                if self._to_tint:
+                    image = image * np.array([self._kept >> bit & 1 for bit in range(3)], np.float32)[:, None, None]
+            elif self._to_grey:
+                image = np.repeat(np.tensordot(_LUMINANCE, image, 1)[None], 3, axis=0)
+            else:
+                image = np.tensordot(self._mix, image, 1) + self._shift[:, None, None]
+        sample["image"] = image.astype(np.float32)
+        return sample
+
+
+class RandIntensityd(Randomizable, MapTransform):
+    """Gain, offset and gamma, the same for all channels; dark and bright exchanged with probability `invert`."""
+
+    def __init__(self, intensity: float, gamma: tuple[float, float], invert: float) -> None:
+        MapTransform.__init__(self, ("image",))
+        self.intensity, self.gamma, self.invert = intensity, gamma, invert
 
     def randomize(self, data: Any = None) -> None:
         self._gain = 1 + self.R.uniform(-self.intensity, self.intensity)
         self._offset = self.R.uniform(-self.intensity, self.intensity) / 2
         self._exponent = float(np.exp(self.R.uniform(*np.log(self.gamma))))
-        self._stain = 1 + self.R.uniform(-self.stain, self.stain, size=3)
-        self._shift = self.R.uniform(-self.stain, self.stain, size=3) / 2
         self._invert = self.R.rand() < self.invert
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
         sample = dict(data)
         self.randomize()
         image = np.clip(sample["image"], 0, 1.2) ** self._exponent
-        if len(image) == 3 and not np.array_equal(image[0], image[1]):
-            image = image * self._stain[:, None, None] + self._shift[:, None, None]
         if self._invert:
             image = 1 - image
         sample["image"] = (image * self._gain + self._offset).astype(np.float32)
@@ -155,7 +187,8 @@ def build_augmentation(
         [
             RandWarpCropd(size, config.rotate, config.scale),
             Normalised(),
-            RandIntensityd(config.intensity, config.gamma, config.stain, config.invert),
+            RandColourd(config.stain, config.grey, config.tint),
+            RandIntensityd(config.intensity, config.gamma, config.invert),
             RandBlurd(config.blur),
             RandGaussianNoised(("image",), prob=0.3, std=config.noise),
             EncodeTargetd(target),

@@ -21,6 +21,7 @@ from pipeline.errors import TrainingError
 from pipeline.model.targets import Thresholds
 from pipeline.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pipeline.training.dataset import CropDataset, Example, WholeDataset, build_dataset
+from pipeline.training.published import imagenet_weights
 from pipeline.training.validate import validate
 from pipeline.types import Event, Watch, unwatched
 
@@ -55,9 +56,11 @@ class Training:
 
 
 def initial_network(config: TrainConfig) -> nn.Module:
-    """The network of the config, initialised from its seed, in channels_last."""
+    """The network of the config, initialised from its seed (or published weights), in channels_last."""
     torch.manual_seed(config.seed)
     network = unet.build(config.network.kind, **config.network.model_dump(exclude={"kind"}))
+    if config.initial == "imagenet":
+        network.load_published(imagenet_weights())  # type: ignore[operator]
     return unet.channels_last(network)
 
 

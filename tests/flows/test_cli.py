@@ -249,14 +249,25 @@ def test_the_flow_runs_only_where_a_prefect_server_is_named(segmented, tmp_path,
 
 def test_scores_are_printed_for_a_person_and_for_a_program(monkeypatch, tmp_path, capsys):
     """--json prints everything under its stable name; else a table."""
-    scores = {"overall": {"map": 0.5, "ap50": 0.75}}
-    names = {"score_folder": lambda predicted, truth: scores, "score_table": lambda scores: "map 0.5000"}
+    scores = {"overall": {"map": 0.5, "ap50": 0.75}, "failed": 0}
+    names = {"score_folder": lambda *folders, **options: scores, "score_table": lambda scores: "map 0.5000"}
     stand_in(monkeypatch, "pipeline.runs.evaluate_model", **names)
     words = ["score", "--predicted", str(tmp_path), "--truth", str(tmp_path)]
     assert run([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == scores
     assert run(words) == 0
     assert capsys.readouterr().out == "map 0.5000\n"
+
+
+def test_a_file_that_cannot_be_scored_is_exit_code_3(monkeypatch, tmp_path):
+    """The contract's 3: finished, some images failed. Split and folder reach the scoring as given."""
+    asked = {}
+    scores = {"overall": {"map": 0.5}, "failed": 1}
+    names = {"score_folder": lambda *folders, **options: asked.update(options) or scores, "score_table": lambda s: ""}
+    stand_in(monkeypatch, "pipeline.runs.evaluate_model", **names)
+    words = ["score", "--predicted", str(tmp_path), "--truth", str(tmp_path), "--split", "val", "--out", "scores"]
+    assert run(words) == 3
+    assert (asked["split"], asked["out"], asked["bootstrap"]) == ("val", Path("scores"), 1000)
 
 
 @pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 3)])

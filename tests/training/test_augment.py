@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.config import NoAugmentation, NucleiAugmentation, PrepareConfig, SeparatedTarget
 from pipeline.model.prepare import fit
-from pipeline.training.augment import RandIntensityd, RandWarpCropd, build_augmentation
+from pipeline.training.augment import RandColourd, RandIntensityd, RandWarpCropd, build_augmentation
 
 
 def sample(side: int = 96) -> dict[object, object]:
@@ -72,18 +72,41 @@ def test_the_seed_decides_the_sample(config: NucleiAugmentation | NoAugmentation
     assert target.shape == (3, 48, 48) and target.min() >= 0 and target.max() <= 1
 
 
+def colour_image() -> dict[object, object]:
+    """A colour image: one pixel differs between channels."""
+    pixels = np.full((3, 8, 8), 0.5, np.float32)
+    pixels[0, 0, 0] = 0.1
+    return {"image": pixels}
+
+
 def test_grey_stays_grey_and_colour_is_stained() -> None:
     """Stain moves channels apart only where they already differ."""
-    change = RandIntensityd(0.1, (0.9, 1.1), 0.3, 0.0).set_random_state(seed=1)
-    grey = change({"image": np.full((3, 8, 8), 0.5, np.float32)})["image"]
-    assert (grey[0] == grey[1]).all()
-    colour = np.full((3, 8, 8), 0.5, np.float32)
-    colour[0, 0, 0] = 0.1
-    stained = change({"image": colour})["image"]
+    change = RandColourd(0.3, grey=0.0, tint=0.0).set_random_state(seed=1)
+    grey = np.full((3, 8, 8), 0.5, np.float32)
+    np.testing.assert_array_equal(change({"image": grey})["image"], grey)
+    stained = change(colour_image())["image"]
     assert not np.allclose(stained[0, 4, 4], stained[1, 4, 4])
+
+
+def test_colour_can_become_grey() -> None:
+    """With probability 1: three equal channels, the luminance of the colours."""
+    image = RandColourd(0.3, grey=1.0, tint=0.0).set_random_state(seed=1)(colour_image())["image"]
+    assert (image[0] == image[1]).all() and (image[1] == image[2]).all()
+    assert image[0, 0, 0] == pytest.approx(0.1 * 0.299 + 0.5 * 0.701)
+
+
+def test_grey_can_be_tinted() -> None:
+    """With probability 1 one or two channels stay as they are, the others are black; all six ways come up."""
+    change = RandColourd(0.0, grey=0.0, tint=1.0).set_random_state(seed=1)
+    ways = set()
+    for _ in range(60):
+        image = change({"image": np.full((3, 4, 4), 0.5, np.float32)})["image"]
+        assert set(np.unique(image)) == {0.0, 0.5}
+        ways.add(tuple((image[:, 0, 0] > 0).tolist()))
+    assert len(ways) == 6
 
 
 def test_inversion_can_be_asked_for() -> None:
     """With probability 1 dark becomes bright."""
-    change = RandIntensityd(0.0, (1.0, 1.0), 0.0, 1.0).set_random_state(seed=1)
+    change = RandIntensityd(0.0, (1.0, 1.0), 1.0).set_random_state(seed=1)
     np.testing.assert_allclose(change({"image": np.full((1, 4, 4), 0.2, np.float32)})["image"], 0.8, atol=1e-6)

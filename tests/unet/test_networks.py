@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 import unet
-from pipeline.config import GuideUNet, NetworkConfig, NucleiUNet
+from pipeline.config import EfficientUNet, GuideUNet, NetworkConfig, NucleiUNet
 
-KINDS = [GuideUNet(), NucleiUNet(), NucleiUNet(deep_supervision=True)]
+KINDS = [GuideUNet(), NucleiUNet(), NucleiUNet(deep_supervision=True), EfficientUNet()]
 
 
 def make(config: NetworkConfig) -> nn.Module:
@@ -61,10 +61,27 @@ def test_deep_supervision_gives_each_level_its_logits() -> None:
     assert shapes == [(2, 3, 64, 64), (2, 3, 32, 32), (2, 3, 16, 16)]
 
 
-def test_evaluation_does_not_look_at_the_rest_of_the_batch() -> None:
+@pytest.mark.parametrize("config", [NucleiUNet(), EfficientUNet()], ids=lambda c: c.kind)
+def test_evaluation_does_not_look_at_the_rest_of_the_batch(config: NetworkConfig) -> None:
     """No test-time statistics: an image's logits are the same alone and beside another."""
-    network = make(NucleiUNet()).eval()
+    network = make(config).eval()
     images = torch.rand(2, 3, 32, 32)
     with torch.inference_mode():
         together, alone = network(images)[:1], network(images[:1])
     np.testing.assert_allclose(together.numpy(), alone.numpy(), atol=1e-5)
+
+
+def test_the_efficient_encoder_has_the_published_stages() -> None:
+    """EfficientNet-B0's table 1 without squeeze and excitation, to stride 16: channels, strides, and every tensor."""
+    encoder = make(EfficientUNet()).encoder
+    features = encoder.eval()(torch.zeros(1, 3, 64, 96))
+    assert [tuple(f.shape[1:]) for f in features] == [(16, 32, 48), (24, 16, 24), (40, 8, 12), (80, 4, 6)]
+    kernels = [block._depthwise_conv.kernel_size[0] for block in encoder._blocks]
+    assert kernels == [3, 3, 3, 5, 5, 3, 3, 3]
+    assert encoder._blocks[7]._expand_conv.weight.shape == (480, 80, 1, 1)
+
+
+def test_the_efficient_network_takes_three_channels_only() -> None:
+    """Its encoder's first layer was published for colour images."""
+    with pytest.raises(ValueError, match="in_channels is 1"):
+        unet.build("efficient_unet", in_channels=1, out_channels=1, filters=(8, 8, 8, 8))

@@ -1,0 +1,90 @@
+"""`maskline evaluate` and `score`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows.options import EXISTING, FOLDER, MODEL, NEW, NO_TRACK, given
+
+SPLITS = click.Choice(["train", "val", "test", "all"])
+
+
+@click.command(
+    short_help="Predict labelled images, then score.",
+    epilog="""\b
+Examples:
+  maskline evaluate --data dsb2018.csv --model runs/first --out runs/first/test
+  maskline evaluate --data dsb2018.csv --model nuclei@champion --split val --out scores --json
+""",
+)
+@click.option("--data", type=EXISTING, required=True, help="A manifest CSV, or a labelled folder.")
+@click.option("--model", help=f"{MODEL}  [default: shipped:nuclei]")
+@click.option("--out", type=NEW, required=True, help="Where scores.json and the tables go.")
+@click.option("--split", type=SPLITS, help="Which part of the manifest.  [default: test]")
+@click.option("--bootstrap", type=click.IntRange(1), help="Resamplings for the intervals.  [default: 1000]")
+@click.option("--json", "as_json", is_flag=True, help="Print all scores for a program.")
+@click.option("--device", help="auto, cpu, cuda, cuda:1 or mps.  [default: auto]")
+@NO_TRACK
+@click.pass_context
+def evaluate(ctx: click.Context, /, as_json: bool, no_track: bool, **options: Any) -> None:
+    """Predict labelled images, then score the predictions: overall, per modality and per group.
+
+    Exit code 3 when some images could not be scored; they are named and left out of the numbers.
+    """
+    from flows.addresses import use_running_servers
+    from flows.progress import LiveProgress
+    from pipeline.config import EvaluateConfig, build_config
+    from pipeline.runs.evaluate_model import evaluate_model
+
+    use_running_servers()
+    config = build_config(EvaluateConfig, given(options) | ({"track": False} if no_track else {}), "evaluate")
+    with LiveProgress() as watch:
+        scores = evaluate_model(config, watch)
+    ctx.exit(_tell_scores(scores, as_json))
+
+
+@click.command(
+    short_help="Score label files that exist already.",
+    epilog="""\b
+Examples:
+  maskline score --predicted runs/plate7/labels --truth plate7-corrected
+  maskline score --predicted other-tool/ --truth dsb2018.csv --split test --out scores --json
+""",
+)
+@click.option("--predicted", type=FOLDER, required=True, help="A folder of label images.")
+@click.option("--truth", type=EXISTING, required=True, help="A manifest CSV, or a labelled folder.")
+@click.option("--split", type=SPLITS, default="all", show_default=True, help="Which part of the manifest.")
+@click.option("--out", type=NEW, help="Where scores.json and scores.csv go, if anywhere.")
+@click.option(
+    "--bootstrap", type=click.IntRange(1), default=1000, help="Resamplings for the intervals.  [default: 1000]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print all scores for a program.")
+@click.pass_context
+def score(
+    ctx: click.Context, predicted: Path, truth: Path, split: str, out: Path | None, bootstrap: int, as_json: bool
+) -> None:
+    """Score label files that exist already, whoever made them.
+
+    An image without a label file counts as one in which nothing was found. Exit code 3 when some files could not be
+    scored; they are named and left out of the numbers.
+    """
+    from flows.progress import LiveProgress
+    from pipeline.runs.evaluate_model import score_folder
+
+    with LiveProgress() as watch:
+        scores = score_folder(predicted, truth, out=out, split=split, bootstrap=bootstrap, watch=watch)
+    ctx.exit(_tell_scores(scores, as_json))
+
+
+def _tell_scores(scores: dict[str, Any], as_json: bool) -> int:
+    """Show the scores; the exit code they call for."""
+    import json
+
+    from pipeline.runs.evaluate_model import score_table
+
+    click.echo(json.dumps(scores, indent=2) if as_json else score_table(scores))
+    return 3 if scores["failed"] else 0
+
+
+COMMANDS: tuple[click.Command, ...] = (evaluate, score)

@@ -1,0 +1,123 @@
+"""A U-Net on the first stages of EfficientNet-Lite0 (Tan & Le 2019, its edge variant of 2020), exact in tiles.
+
+The encoder carries the parameter names of the published PyTorch weights, so that its part of that file loads as it is.
+Cut after the last block of 80 channels, at stride 16, it sees little enough for a halo below 128 px; the later stages
+would take it to 339 px and more.
+
+    stem and block 0     Y/2    16 channels      blocks 3-4    Y/8     40
+    blocks 1-2           Y/4    24               blocks 5-7    Y/16    80
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+# kernel, stride, expansion, output channels: EfficientNet-B0's stages 1 to 4, which Lite0 shares
+_BLOCKS = (
+    (3, 1, 1, 16),
+    (3, 2, 6, 24),
+    (3, 1, 6, 24),
+    (5, 2, 6, 40),
+    (5, 1, 6, 40),
+    (3, 2, 6, 80),
+    (3, 1, 6, 80),
+    (3, 1, 6, 80),
+)
+_TAPS = {0: 16, 2: 24, 4: 40, 7: 80}  # blocks whose output is the last at its stride, with their channels
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+
+
+class _InvertedResidual(nn.Module):
+    """Expand, depthwise, project (MobileNetV2's block, without squeeze and excitation in the Lite family)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        middle = inputs * expansion
+        self.expands, self.residual = expansion > 1, stride == 1 and inputs == outputs
+        if self.expands:
+            self._expand_conv = nn.Conv2d(inputs, middle, 1, bias=False)
+            self._bn0 = _norm(middle)
+        self._depthwise_conv = nn.Conv2d(
+            middle, middle, kernel, stride=stride, padding=kernel // 2, groups=middle, bias=False
+        )
+        self._bn1 = _norm(middle)
+        self._project_conv = nn.Conv2d(middle, outputs, 1, bias=False)
+        self._bn2 = _norm(outputs)
+        self.relu = nn.ReLU6(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self._bn0(self._expand_conv(x))) if self.expands else x
+        y = self.relu(self._bn1(self._depthwise_conv(y)))
+        y = cast(Tensor, self._bn2(self._project_conv(y)))
+        return x + y if self.residual else y
+
+
+class EfficientNetLite0(nn.Module):
+    """Features `(N, C, Y/s, X/s)` at strides s = 2, 4, 8, 16 of an image `(N, 3, Y, X)` with values in [-1, 1]."""
+
+    channels = tuple(_TAPS.values())
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._conv_stem = nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False)
+        self._bn0 = _norm(32)
+        self.relu = nn.ReLU6(inplace=True)
+        blocks, inputs = [], 32
+        for kernel, stride, expansion, outputs in _BLOCKS:
+            blocks.append(_InvertedResidual(inputs, outputs, kernel, stride, expansion))
+            inputs = outputs
+        self._blocks = nn.ModuleList(blocks)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        x = self.relu(self._bn0(self._conv_stem(image)))
+        features = []
+        for number, block in enumerate(self._blocks):
+            x = block(x)
+            if number in _TAPS:
+                features.append(x)
+        return features
+
+
+def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
+    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+    return [convolution, nn.BatchNorm2d(outputs, momentum=0.05), nn.ReLU(inplace=True)]
+
+
+class EfficientUNet(nn.Module):
+    """Logits `(N, out_channels, Y, X)` of an image `(N, 3, Y, X)` with values in about [0, 1]; sides divisible by 16.
+
+    `filters` are the decoder's channels at strides 1, 2, 4 and 8; at stride 1 the skip is a convolution of the image.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, filters: Sequence[int]) -> None:
+        super().__init__()
+        if in_channels != 3:
+            raise ValueError(f"in_channels is {in_channels}; the encoder takes 3")
+        self.stride = 16
+        self.encoder = EfficientNetLite0()
+        self.stem = nn.Sequential(*_convolution(in_channels, filters[0]))
+        *skips, deep = (filters[0], *self.encoder.channels)
+        self.up, self.merge = nn.ModuleList(), nn.ModuleList()
+        for skip, width in zip(reversed(skips), reversed(filters), strict=True):
+            self.up.append(nn.ConvTranspose2d(deep, width, 2, stride=2))
+            self.merge.append(nn.Sequential(*_convolution(skip + width, width), *_convolution(width, width)))
+            deep = width
+        self.head = nn.Conv2d(deep, out_channels, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        features: list[Tensor] = self.encoder(2 * image - 1)
+        skips, x = [self.stem(image), *features[:-1]], features[-1]
+        for up, merge, skip in zip(self.up, self.merge, reversed(skips), strict=True):
+            x = merge(torch.cat([skip, up(x)], dim=1))
+        logits: Tensor = self.head(x)
+        return logits
+
+    def load_published(self, weights: Mapping[str, Tensor]) -> None:
+        """Start the encoder from its part of the published file; raises KeyError where a tensor is missing there."""
+        self.encoder.load_state_dict({name: weights[name] for name in self.encoder.state_dict()})
