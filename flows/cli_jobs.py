@@ -77,14 +77,20 @@ Examples:
   maskline train nuclei --data dsb2018.csv --out runs/first --time-budget 60m
   maskline train my.yaml --data masks/ --out runs/second --from runs/first --set optimiser.lr=0.0005
   maskline train nuclei --data dsb2018.csv --out runs/first --resume
+  maskline train nuclei --data dsb2018.csv --out runs/folds --folds 5 --time-budget 30m
 """,
 )
 @click.argument("config")
 @click.option("--data", type=EXISTING, required=True, help="A manifest CSV, or a labelled folder.")
 @click.option("--out", type=NEW, required=True, help="Where the model and the training's state go.")
-@click.option("--from", "start", type=FOLDER, help="A model folder whose weights to start from.")
+@click.option("--from", "start", metavar="MODEL", help="A model whose weights to start from: a NAME, or a folder.")
 @click.option("--resume", is_flag=True, help="Go on with the training that stopped in --out.")
 @click.option("--time-budget", type=Duration(), help="Stop after this time and keep the best model: 30m, 1h30m.")
+@click.option(
+    "--folds",
+    type=click.IntRange(2),
+    help="Train one model a fold, score every image by the one that never saw it, keep the mean of all.",
+)
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a field of the config; may be repeated."
 )
@@ -94,36 +100,39 @@ def train(
     config: str,
     data: Path,
     out: Path,
-    start: Path | None,
+    start: str | None,
     resume: bool,
     time_budget: float | None,
+    folds: int | None,
     overrides: tuple[str, ...],
     device: str,
     no_track: bool,
 ) -> None:
-    """Train a model as CONFIG says: a YAML file, or the name of a config that ships (nuclei, guide, ...).
+    """Train a model as CONFIG says: a YAML file, or the name of a config that ships (nuclei, guide-clean, ...).
 
-    Ctrl-C stops cleanly and keeps the best model so far; --resume goes on from there.
+    Ctrl-C stops cleanly and keeps the best model so far; --resume goes on from there. With --folds the splits of the
+    data are not looked at: each image is tested in one fold, and the time budget is each fold's.
     """
     from flows.addresses import use_running_servers
     from flows.names import config_path
     from flows.progress import LiveProgress
     from pipeline.config import TrainConfig, load_config
+    from pipeline.runs.cross_validate import cross_validate
     from pipeline.runs.train_model import train_model
 
     use_running_servers()
     settings = load_config(TrainConfig, config_path(config), overrides)
     with LiveProgress() as watch:
-        trained = train_model(
-            settings,
-            data,
-            out,
-            resume=resume,
-            start=start,
-            time_budget=time_budget,
-            device=device,
-            track=not no_track,
-            watch=watch,
+        how: dict[str, Any] = {
+            "resume": resume,
+            "start": start,
+            "time_budget": time_budget,
+            "device": device,
+            "track": not no_track,
+            "watch": watch,
+        }
+        trained = (
+            cross_validate(settings, data, out, folds, **how) if folds else train_model(settings, data, out, **how)
         )
     for line in trained.lines():
         click.echo(line)

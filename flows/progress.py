@@ -73,7 +73,7 @@ class Stage:
 
 def describe(event: Event, stage: Stage, now: float) -> str:
     """Rate, and the event's own numbers: `3.2 images/s · objects 1,204 · failed 1`. Rates are this run's own."""
-    rate, unit = stage.rate(event.done, now), UNITS.get(event.stage)
+    rate, unit = stage.rate(event.done, now), UNITS.get(event.stage.rpartition(": ")[2])
     told = {key: value for key, value in event.fields.items() if key != LEFT and not key.endswith("/s")}
     parts = [f"{rate:.3g} {unit}/s" if rate >= 0.1 else f"{60 * rate:.2g} {unit}/min"] if unit and rate > 0 else []
     parts += [f"{key.replace('_', ' ')} {show_number(value)}" for key, value in told.items()]

@@ -8,8 +8,9 @@ from prefect.states import Completed
 
 from flows.artifacts import ShowProgress, show_link, show_numbers
 from flows.folders import absolute
-from flows.names import config_path
+from flows.names import config_path, headline
 from pipeline.config import TrainConfig, load_config
+from pipeline.runs.cross_validate import cross_validate
 from pipeline.runs.train_model import train_model
 
 
@@ -20,8 +21,9 @@ def train_nuclei_flow(
     config: str = "nuclei",
     settings: tuple[str, ...] = (),
     time_budget_minutes: float | None = None,
-    start_from: Path | None = None,
+    start_from: str | None = None,
     resume: bool = False,
+    folds: int | None = None,
     device: str = "auto",
 ) -> State[Any]:
     """Train a nuclei model, track it in MLflow and register it. Only `maskline models promote` makes it the champion.
@@ -32,20 +34,26 @@ def train_nuclei_flow(
         config: The name of a config that ships with maskline (nuclei), or the whole path of a YAML file.
         settings: Fields to change in the config, like optimiser.lr=0.001.
         time_budget_minutes: Stop after this many minutes and keep the best model. None sets no limit.
-        start_from: A model folder whose weights to start from. None starts afresh.
+        start_from: A model to start from: nuclei, nuclei@champion, nuclei/3 or the path of a model folder.
         resume: Go on with the training that stopped in `out`.
+        folds: Train so many models, each tested on what it never saw. The time limit is each one's.
         device: auto, cpu, cuda, cuda:1 or mps.
     """
-    trained = train_model(
-        load_config(TrainConfig, config_path(config), settings),
-        absolute("data", data),
-        absolute("out", out),
-        resume=resume,
-        start=absolute("start_from", start_from) if start_from else None,
-        time_budget=60.0 * time_budget_minutes if time_budget_minutes else None,
-        device=device,
-        watch=ShowProgress("train"),
-    )
+    how: dict[str, Any] = {
+        "resume": resume,
+        "start": start_from,
+        "time_budget": 60.0 * time_budget_minutes if time_budget_minutes else None,
+        "device": device,
+        "watch": ShowProgress("train"),
+    }
+    settings_read = load_config(TrainConfig, config_path(config), settings)
+    where = absolute("data", data), absolute("out", out)
+    if folds:
+        crossed = cross_validate(settings_read, *where, folds, **how)
+        show_numbers("train", f"Scores of {folds} folds", headline(crossed.scores))
+        show_link("train", crossed.run_url)
+        return Completed(message=f"model in {crossed.model}, the mean of {folds} folds")
+    trained = train_model(settings_read, *where, **how)
     show_numbers("train", f"Trained into {out}", trained.numbers)
     show_link("train", trained.run_url)
     return Completed(message=f"model in {trained.model}, {trained.ended}")

@@ -4,7 +4,8 @@ Batches are `(N, C, Y, X)` float32, outputs are logits `(N, K, Y, X)`. `build(ki
 network's name is known.
 """
 
+from unet.ensemble import Ensemble
 from unet.losses import DiceBCELoss
 from unet.networks import build, channels_last, network_kinds
 
-__all__ = ["DiceBCELoss", "build", "channels_last", "network_kinds"]
+__all__ = ["DiceBCELoss", "Ensemble", "build", "channels_last", "network_kinds"]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from unet.efficientnet import EfficientUNet
+from unet.ensemble import Ensemble
 from unet.guide import GuideUNet
 from unet.nuclei import NucleiUNet
 
@@ -14,6 +15,7 @@ _NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "guide_unet": GuideUNet,
     "nuclei_unet": NucleiUNet,
     "efficient_unet": EfficientUNet,
+    "ensemble": lambda member, count: Ensemble([build(**member) for _ in range(count)]),
 }
 
 

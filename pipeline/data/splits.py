@@ -5,15 +5,17 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import isclose, log2
+from typing import TypeVar
 
 from pipeline.errors import ConfigError
 from pipeline.types import Case, Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Stratum = tuple[str, ...]
+Part = TypeVar("Part", bound=Hashable)
 
 
 def split_cases(
@@ -48,15 +50,41 @@ def split_cases(
     Notes
     -----
     Groups are placed largest first, each where it brings the counts nearest to the wanted ones (squared distance,
-    summed over strata), which is the iterative stratification of Sechidis et al. (2011) with groups for cases.
+    summed over strata), which is the iterative stratification of Sechidis et al. (2011) with groups for cases. Where
+    there are few, a wanted part that stayed empty is given one group of the largest part.
     """
     if any(f < 0 for f in fractions) or not isclose(sum(fractions), 1, abs_tol=1e-6):
         raise ConfigError("fractions", str(fractions), "three parts that add up to 1", "give for example 0.7 0.15 0.15")
     labelled = [case for case in cases if case.mask_kind != "none"]
-    chosen: dict[str, Split] = {}
-    for unit, split in _place(_units(labelled, together), fractions, seed):
-        chosen.update((case.id, split) for case in unit)
+    wanted = dict(zip(SPLITS, fractions, strict=True))
+    placed = _fill(list(_place(_units(labelled, together), wanted, seed)), wanted)
+    chosen = {case.id: split for unit, split in placed for case in unit}
     return tuple(replace(case, split=chosen.get(case.id, "unlabelled")) for case in cases)
+
+
+def fold_cases(
+    cases: Sequence[Case], folds: int, seed: int = 0, validation: float = 0.15
+) -> tuple[tuple[Case, ...], ...]:
+    """The cases of each of `folds` trainings: every labelled case is `test` in exactly one of them.
+
+    Folds are grouped and stratified like splits. Of what a fold does not test, the part `validation` is `val`, the
+    rest `train`. Raises ConfigError for fewer than 2 folds or fewer sets of cases that may be parted than folds.
+    """
+    labelled = [case for case in cases if case.mask_kind != "none"]
+    units = _units(labelled, ())
+    if not 2 <= folds <= len(units):
+        raise ConfigError(
+            "folds", str(folds), f"2 to {len(units)}, the groups and single images there are", "ask for fewer, or more"
+        )
+    part = {case.id: k for unit, k in _place(units, dict.fromkeys(range(folds), 1 / folds), seed) for case in unit}
+
+    def fold(number: int) -> tuple[Case, ...]:
+        rest = [case for case in labelled if part[case.id] != number]
+        learned = {case.id: case.split for case in split_cases(rest, (1 - validation, validation, 0.0), seed)}
+        tested: dict[str, Split] = {case.id: "test" for case in labelled if part[case.id] == number}
+        return tuple(replace(case, split=(learned | tested).get(case.id, "unlabelled")) for case in cases)
+
+    return tuple(fold(number) for number in range(folds))
 
 
 def name_groups(cases: Sequence[Case], together: Iterable[Iterable[str]]) -> tuple[Case, ...]:
@@ -113,24 +141,32 @@ def _units(cases: Sequence[Case], together: Iterable[Iterable[str]]) -> list[lis
     return list(units.values())
 
 
-def _place(units: list[list[Case]], fractions: Sequence[float], seed: int) -> Iterable[tuple[list[Case], Split]]:
+def _place(units: list[list[Case]], parts: Mapping[Part, float], seed: int) -> Iterable[tuple[list[Case], Part]]:
     """Largest first, ties by a hash of seed and name, so that one case more does not shuffle all the others."""
     total = Counter(stratum for unit in units for case in unit for stratum in _strata(case))
-    current: dict[Split, Counter[Stratum]] = {split: Counter() for split in SPLITS}
+    current: dict[Part, Counter[Stratum]] = {part: Counter() for part in parts}
 
     def draw(unit: list[Case]) -> tuple[int, str]:
         return -len(unit), hashlib.sha256(f"{seed}:{unit[0].id}".encode()).hexdigest()
 
     for unit in sorted(units, key=draw):
         adds = Counter(stratum for case in unit for stratum in _strata(case))
-        costs = {
-            split: _cost(adds, current[split], total, fraction)
-            for split, fraction in zip(SPLITS, fractions, strict=True)
-            if fraction > 0
-        }
-        best = min(costs, key=lambda split: costs[split])
+        costs = {part: _cost(adds, current[part], total, size) for part, size in parts.items() if size > 0}
+        best = min(costs, key=lambda part: costs[part])
         current[best].update(adds)
         yield unit, best
+
+
+def _fill(placed: list[tuple[list[Case], Split]], wanted: Mapping[Split, float]) -> list[tuple[list[Case], Split]]:
+    """Give each wanted split that stayed empty the last (smallest) unit of the one with most, while it has two."""
+    for empty in (split for split, part in wanted.items() if part > 0):
+        number = Counter(split for _, split in placed)
+        if number and not number[empty]:
+            giver, most = number.most_common(1)[0]
+            if most > 1:
+                last = max(i for i, (_, split) in enumerate(placed) if split == giver)
+                placed[last] = placed[last][0], empty
+    return placed
 
 
 def _cost(

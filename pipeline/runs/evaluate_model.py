@@ -56,9 +56,9 @@ def evaluate_model(config: EvaluateConfig, watch: Watch = unwatched) -> dict[str
     with _tracked(config, manifest) as run:
         start = time.perf_counter()
         segmenter = _load(config)
-        scored = _Scored()
+        scored = Scored()
         for number, case in enumerate(cases, start=1):
-            _evaluate(case, segmenter, config.out, scored)
+            evaluate_case(case, segmenter, config.out, scored)
             watch(Event("evaluate", number, len(cases), scored.fields))
         scores = summarise(scored.per_image, config.bootstrap) | {
             "model": config.model,
@@ -68,9 +68,9 @@ def evaluate_model(config: EvaluateConfig, watch: Watch = unwatched) -> dict[str
             "split": config.split,
             "seconds": round(time.perf_counter() - start, 2),
         }
-        _write(config.out, scores, scored)
+        write_evaluation(config.out, scores, scored)
         if run is not None:
-            _publish(run, config.out, scores)
+            publish_evaluation(run, config.out, scores)
     return scores
 
 
@@ -86,7 +86,7 @@ class _Bad:
 
 
 @dataclass
-class _Scored:
+class Scored:
     """Every image's counts, and the few images to show."""
 
     per_image: list[CaseScore] = field(default_factory=list)
@@ -110,7 +110,7 @@ def _load(config: EvaluateConfig) -> "Segmenter":
     return Segmenter(load_model(find_any_model(config.model)), config.device)
 
 
-def _evaluate(case: Case, segmenter: "Segmenter", out: Path, scored: _Scored) -> None:
+def evaluate_case(case: Case, segmenter: "Segmenter", out: Path, scored: Scored) -> None:
     """One image: labels written, counts kept; what is wrong with it becomes its row."""
     path = out / "labels" / f"{case.id}{label_suffix(case.relative)}"
     try:
@@ -125,7 +125,8 @@ def _evaluate(case: Case, segmenter: "Segmenter", out: Path, scored: _Scored) ->
     scored.add(CaseScore(case.id, counts, truth.modality, case.group), answer.image, truth.labels, answer.labels)
 
 
-def _write(out: Path, scores: Mapping[str, Any], scored: _Scored) -> None:
+def write_evaluation(out: Path, scores: Mapping[str, Any], scored: Scored) -> None:
+    """`scores.json`, `scores.csv`, `scores.txt` and `worst/` of an evaluation, below its folder."""
     from pipeline.results.pictures import png, training_sample
 
     write_scores(out, scores, scored.per_image)
@@ -152,7 +153,7 @@ def _tracked(config: EvaluateConfig, manifest: Manifest) -> Iterator[Run | None]
         yield run
 
 
-def _publish(run: Run, out: Path, scores: Mapping[str, Any]) -> None:
+def publish_evaluation(run: Run, out: Path, scores: Mapping[str, Any]) -> None:
     """The numbers overall and by modality, and the files that people look at."""
     run.set_tags({"maskline.model_digest": scores["model_digest"]})
     run.log_metrics(_numbers(scores) | {"seconds": scores["seconds"], "failed": scores["failed"]})

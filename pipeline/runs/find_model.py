@@ -20,8 +20,11 @@ def parse_model_name(name: str) -> tuple[str, str] | None:
 
 
 def find_any_model(name: str, tracking: Tracking | None = None) -> Path:
-    """The model's folder. A folder that exists goes before a registered name; raises ModelError or TrackingError."""
-    from pipeline.model.bundle import RECORD, find_model
+    """The model's folder. A folder that exists goes before a registered name; raises ModelError or TrackingError.
+
+    The bare name of a shipped model means that one until a model of the name is registered.
+    """
+    from pipeline.model.bundle import RECORD, find_model, shipped_models
 
     if name.startswith("shipped:") or (Path(name) / RECORD).is_file():
         return find_model(name)
@@ -33,4 +36,7 @@ def find_any_model(name: str, tracking: Tracking | None = None) -> Path:
             "a model folder, shipped:NAME or a registered name",
             "see `maskline models list`",
         )
-    return (tracking or open_tracking("maskline")).resolve(*registered)
+    tracking = tracking or open_tracking("maskline")
+    if name in shipped_models() and all(version["name"] != name for version in tracking.models()):
+        return find_model(f"shipped:{name}")
+    return tracking.resolve(*registered)

@@ -16,6 +16,7 @@ from pipeline.model.bundle import (
     load_model,
 )
 from pipeline.results.run import Run
+from pipeline.runs.find_model import find_any_model
 from pipeline.runs.keep_model import final_numbers, keep_model, publish_training, sample_pictures, write_record
 from pipeline.training.dataset import load_examples
 from pipeline.training.train import EpochResult, Training, resume_training, run_training, start_training
@@ -110,13 +111,13 @@ def _tracked(
 def _begin(
     config: TrainConfig,
     manifest: Manifest,
-    start: Path | None,
+    start: str | None,
     resume: bool,
     budget: float | None,
     device: str,
     folder: Path,
 ) -> tuple[Training, str]:
-    model = load_model(start) if start else None
+    model = load_model(find_any_model(start)) if start else None
     if model is not None and model.record.network != config.network:
         raise TrainingError(
             f"--from {start}", "another network", "the config's", "train it with the config it was made with"
@@ -139,7 +140,7 @@ def train_model(
     out: Path,
     *,
     resume: bool = False,
-    start: Path | None = None,
+    start: str | None = None,
     time_budget: float | None = None,
     device: str = "auto",
     track: bool = True,
@@ -152,7 +153,7 @@ def train_model(
     data : manifest CSV or labelled folder.
     out : holds model/ (the result), checkpoint/ (what --resume needs), history.csv, train.json and samples/.
     resume : go on from `out/checkpoint`; bit for bit the undisturbed training on the CPU without a time budget.
-    start : a model folder whose weights to begin with (same network).
+    start : a model whose weights to begin with (same network): shipped:NAME, a registered name, or a folder.
     time_budget : seconds of training, validation included; tuning and writing come on top.
 
     Ctrl-C stops after the current step and keeps the best model of the epochs that were finished. Raises TrainingError

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.splits import name_groups, size_class, split_cases
+from pipeline.data.splits import fold_cases, name_groups, size_class, split_cases
 from pipeline.errors import ConfigError
 from pipeline.types import Case
 
@@ -22,6 +22,14 @@ def counts(cases) -> dict[str, int]:
 def test_twenty_alike_are_split_as_told():
     """14, 3 and 3 of twenty."""
     assert counts(split_cases([case(f"{k:02d}") for k in range(20)])) == {"train": 14, "val": 3, "test": 3}
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(1, {"train": 1}), (2, {"train": 1, "val": 1}), (3, {"train": 1, "val": 1, "test": 1})]
+)
+def test_few_cases_leave_no_part_empty_that_could_have_one(number, expected):
+    """One image can only be learnt from; the second validates, the third tests."""
+    assert counts(split_cases([case(str(k)) for k in range(number)])) == expected
 
 
 def test_every_stratum_is_split_as_told():
@@ -122,3 +130,32 @@ def test_size_classes():
         0,
         0,
     ]
+
+
+def test_every_case_is_tested_in_exactly_one_fold():
+    """Folds part the labelled cases; groups are never parted, in no fold and between no two of its splits."""
+    cases = [
+        case(f"{m}{k}", m, (256, 256), group=f"{m}g{k // 3}") for m in ("fluorescence", "stained") for k in range(30)
+    ]
+    cases.append(case("bare", "unknown", (9, 9), kind="none"))
+    folds = fold_cases(cases, 5, seed=1)
+    tested = [c.id for fold in folds for c in fold if c.split == "test"]
+    assert sorted(tested) == sorted(c.id for c in cases if c.id != "bare")
+    for fold in folds:
+        assert [c.id for c in fold] == [c.id for c in cases]
+        where = defaultdict(set)
+        for c in fold:
+            where[c.group].add(c.split)
+        assert all(len(splits) == 1 for splits in where.values())
+        counts = Counter((c.modality, c.split) for c in fold)
+        assert counts["fluorescence", "test"] == counts["stained", "test"] == 6
+        assert 3 <= counts["stained", "val"] <= 6 and counts["unknown", "unlabelled"] == 1
+    assert fold_cases(cases, 5, seed=1) == folds != fold_cases(cases, 5, seed=2)
+
+
+@pytest.mark.parametrize("folds", [1, 4])
+def test_impossible_folds_are_refused(folds):
+    """One fold leaves nothing to learn from; more folds than groups leave some without a test."""
+    cases = [case(f"{k}", "stained", (256, 256), group=f"g{k % 3}") for k in range(9)]
+    with pytest.raises(ConfigError, match="2 to 3"):
+        fold_cases(cases, folds)

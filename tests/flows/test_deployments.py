@@ -66,7 +66,6 @@ def test_parameters_are_the_fields_of_the_config_with_the_same_defaults(flow, co
         (ingest_folder_flow, {"folder": "/plate7", "manifest": "m.csv"}),
         (train_nuclei_flow, {"data": "m.csv", "out": "/o"}),
         (train_nuclei_flow, {"data": "/m.csv", "out": "o"}),
-        (train_nuclei_flow, {"data": "/m.csv", "out": "/o", "start_from": "model"}),
         (evaluate_model_flow, {"data": "m.csv", "out": "/o"}),
         (evaluate_model_flow, {"data": "/m.csv", "out": "o"}),
     ],

@@ -11,7 +11,10 @@ from pipeline.runs.find_model import find_any_model, parse_model_name
 @pytest.fixture
 def registry(tmp_path):
     """A registry that answers with what it was asked for."""
-    return SimpleNamespace(resolve=lambda name, which: tmp_path / name / which)
+    return SimpleNamespace(
+        resolve=lambda name, which: tmp_path / name / which,
+        models=lambda: [{"name": "nuclei"}, {"name": "my-model.v2"}],
+    )
 
 
 @pytest.mark.parametrize(
@@ -45,3 +48,12 @@ def test_a_folder_goes_before_a_registered_name(tmp_path, monkeypatch, registry)
         find_any_model("nuclei", registry)
     (tmp_path / "nuclei" / "model.json").write_text("{}")
     assert find_any_model("nuclei", registry) == tmp_path / "nuclei"
+
+
+def test_a_shipped_name_means_the_shipped_model_until_one_is_registered(tmp_path, monkeypatch):
+    """On a fresh machine `--from nuclei` needs no registry; other names, and aliases, are looked up as they are."""
+    monkeypatch.chdir(tmp_path)
+    empty = SimpleNamespace(resolve=lambda name, which: tmp_path / name / which, models=list)
+    assert (find_any_model("nuclei", empty) / "model.json").is_file()
+    assert find_any_model("nuclei@gpu", empty) == tmp_path / "nuclei" / "gpu"
+    assert find_any_model("other", empty) == tmp_path / "other" / "champion"

@@ -71,11 +71,11 @@ def test_from_another_model_starts_with_its_weights(data: Path, tmp_path: Path) 
     """--from takes a model of the same network and refuses another."""
     first = job.train_model(CONFIG, data, tmp_path / "a", track=False, device="cpu")
     going = CONFIG.model_copy(update={"epochs": 1})
-    second = job.train_model(going, data, tmp_path / "b", track=False, device="cpu", start=first.model)
+    second = job.train_model(going, data, tmp_path / "b", track=False, device="cpu", start=str(first.model))
     assert second.history[0]["train_loss"] < first.history[0]["train_loss"]
     other = CONFIG.model_copy(update={"network": NucleiUNet(filters=(4, 8, 9))})
     with pytest.raises(TrainingError, match="another network"):
-        job.train_model(other, data, tmp_path / "c", track=False, device="cpu", start=first.model)
+        job.train_model(other, data, tmp_path / "c", track=False, device="cpu", start=str(first.model))
 
 
 def test_ctrl_c_keeps_the_best_so_far(data: Path, tmp_path: Path) -> None:

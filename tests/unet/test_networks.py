@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 import unet
-from pipeline.config import EfficientUNet, GuideUNet, NetworkConfig, NucleiUNet
+from pipeline.config import EfficientUNet, Ensemble, GuideUNet, NetworkConfig, NucleiUNet
 
 KINDS = [GuideUNet(), NucleiUNet(), NucleiUNet(deep_supervision=True), EfficientUNet()]
+KINDS.append(Ensemble(member=NucleiUNet(filters=(4, 4, 4, 4, 4)), count=2))
 
 
 def make(config: NetworkConfig) -> nn.Module:
@@ -42,8 +43,9 @@ def test_guide_network_is_initialised_as_he_normal() -> None:
 def test_output_has_the_input_size(config: NetworkConfig) -> None:
     """Logits have the image's height and width and the configured channels, in evaluation mode as one tensor."""
     network = make(config).eval()
+    channels = getattr(config, "member", config).out_channels
     with torch.inference_mode():
-        assert network(torch.zeros(2, 3, 48, 64)).shape == (2, config.out_channels, 48, 64)
+        assert network(torch.zeros(2, 3, 48, 64)).shape == (2, channels, 48, 64)
     assert network.stride == 16
 
 
@@ -85,3 +87,14 @@ def test_the_efficient_network_takes_three_channels_only() -> None:
     """Its encoder's first layer was published for colour images."""
     with pytest.raises(ValueError, match="in_channels is 1"):
         unet.build("efficient_unet", in_channels=1, out_channels=1, filters=(8, 8, 8, 8))
+
+
+def test_an_ensemble_answers_with_the_mean_probability() -> None:
+    """The sigmoid of its logits is the mean of the members' sigmoids."""
+    config = NucleiUNet(filters=(4, 4, 4, 4, 4))
+    ensemble = make(Ensemble(member=config, count=3)).eval()
+    image = torch.rand(1, 3, 32, 32)
+    with torch.inference_mode():
+        expected = sum(torch.sigmoid(member(image)) for member in ensemble.members) / 3
+        torch.testing.assert_close(torch.sigmoid(ensemble(image)), expected)
+    assert len({member.head.weight.sum().item() for member in ensemble.members}) == 3

@@ -1,0 +1,161 @@
+"""Train one model a fold, score every image by the model that never saw it, and keep the models as one.
+
+`OUT/fold-K/` is a training like any other, with its `manifest.csv`; `OUT/labels`, `scores.json` and `worst/` are the
+evaluation of all images out of fold; `OUT/model` is the mean of the fold's networks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import unet
+from pipeline.config import Ensemble, TrainConfig
+from pipeline.data.manifest import Manifest, load_data, write_manifest
+from pipeline.data.splits import fold_cases
+from pipeline.errors import ModelError, TrainingError
+from pipeline.inference.segment import Segmenter
+from pipeline.model.bundle import ThresholdRecord, TrainedModel, load_model, save_model
+from pipeline.runs.evaluate_model import Scored, evaluate_case, publish_evaluation, score_table, write_evaluation
+from pipeline.runs.train_model import train_model
+from pipeline.scoring.summary import summarise
+from pipeline.types import Event, Watch, unwatched
+
+
+@dataclass(frozen=True)
+class CrossValidated:
+    """The scores out of fold, and where they and the ensemble lie."""
+
+    out: Path
+    model: Path
+    digest: str
+    scores: dict[str, Any]
+    run_url: str = ""
+    version: str = ""
+
+    def lines(self) -> list[str]:
+        """A table and a few lines for a person."""
+        seen = [f"registered as version {self.version}"] if self.version else []
+        return [
+            score_table(self.scores),
+            f"scores out of fold in {self.out / 'scores.json'}",
+            f"model in {self.model} (the mean of all folds)",
+            *seen,
+            *([f"run: {self.run_url}"] if self.run_url else []),
+        ]
+
+
+def cross_validate(
+    config: TrainConfig,
+    data: Path,
+    out: Path,
+    folds: int,
+    *,
+    resume: bool = False,
+    start: str | None = None,
+    time_budget: float | None = None,
+    device: str = "auto",
+    track: bool = True,
+    watch: Watch = unwatched,
+) -> CrossValidated:
+    """Train `folds` models on grouped, stratified folds of all labelled cases, whatever their split says.
+
+    In each fold 15 % of what it does not test is its validation part: epochs and thresholds are chosen there alone.
+    `time_budget` (seconds) is each fold's. With `resume`, finished folds stay as they are and the one that was stopped
+    goes on. Raises what `train_model` raises; ConfigError for an impossible number of folds.
+    """
+    manifest = load_data(data)
+    parts = [replace(manifest, cases=cases, path=None) for cases in fold_cases(manifest.cases, folds, config.seed)]
+    for number, part in enumerate(parts):
+        folder = out / f"fold-{number}"
+        own = config.model_copy(update={"name": f"{config.name}-fold-{number}"})
+        if not (resume and _finished(folder, own, part)):
+            write_manifest(folder / "manifest.csv", part)
+            goes_on = resume and (folder / "checkpoint" / "checkpoint.json").exists()
+            train_model(
+                own,
+                folder / "manifest.csv",
+                folder,
+                resume=goes_on,
+                start=start,
+                time_budget=time_budget,
+                device=device,
+                track=track,
+                watch=_naming(watch, f"fold {number + 1} of {folds}"),
+            )
+    models = [load_model(out / f"fold-{number}" / "model") for number in range(folds)]
+    digest = join_models(models, out / "model", config.name, manifest.digest)
+    scored = _score(models, parts, out, device, watch)
+    scores = summarise(scored.per_image) | {
+        "model": f"{folds} folds of {config.name}",
+        "model_digest": digest,
+        "data": str(data),
+        "manifest_digest": manifest.digest,
+        "split": "out of fold",
+        "seconds": sum(float(model.record.provenance["seconds"]) for model in models),
+    }
+    write_evaluation(out, scores, scored)
+    url, version = _publish(config, data, out, scores) if track else ("", "")
+    return CrossValidated(out, out / "model", digest, scores, url, version)
+
+
+def _finished(folder: Path, config: TrainConfig, manifest: Manifest) -> bool:
+    """Whether a fold's model is there and was made of this very config and data."""
+    try:
+        made = load_model(folder / "model").record.provenance
+    except ModelError:
+        return False
+    wanted = {"config": config.model_dump(mode="json"), "manifest_digest": manifest.digest}
+    return bool(made.get("ended") != "stopped by the user" and all(made.get(k) == v for k, v in wanted.items()))
+
+
+def _naming(watch: Watch, phase: str) -> Watch:
+    def name(event: Event) -> None:
+        watch(replace(event, stage=f"{phase}: {event.stage}"))
+
+    return name
+
+
+def _score(models: Sequence[TrainedModel], parts: Sequence[Manifest], out: Path, device: str, watch: Watch) -> Scored:
+    scored, done = Scored(), 0
+    total = sum(len(part.split("test")) for part in parts)
+    for model, part in zip(models, parts, strict=True):
+        segmenter = Segmenter(model, device)
+        for case in part.split("test"):
+            evaluate_case(case, segmenter, out, scored)
+            done += 1
+            watch(Event("evaluate", done, total, scored.fields))
+    return scored
+
+
+def join_models(models: Sequence[TrainedModel], folder: Path, name: str, manifest_digest: str) -> str:
+    """One model that answers with the mean of several of one architecture; thresholds are the members' medians."""
+    first = models[0].record
+    if isinstance(first.network, Ensemble) or any(model.record.network != first.network for model in models):
+        raise TrainingError("folds", "networks that differ", f"{len(models)} of one", "train them by one config")
+    values = [model.record.thresholds.model_dump() for model in models]
+    middle = {key: type(values[0][key])(median(value[key] for value in values)) for key in values[0]}
+    diameters = [model.record.diameter for model in models if model.record.diameter is not None]
+    record = first.model_copy(
+        update={
+            "name": name,
+            "network": Ensemble(member=first.network, count=len(models)),
+            "thresholds": ThresholdRecord(**middle),
+            "diameter": median(diameters) if diameters else None,
+            "provenance": {"manifest_digest": manifest_digest, "folds": [model.record.provenance for model in models]},
+        }
+    )
+    return save_model(folder, unet.Ensemble([model.network for model in models]), record, half=True)
+
+
+def _publish(config: TrainConfig, data: Path, out: Path, scores: dict[str, Any]) -> tuple[str, str]:
+    """The scores out of fold as a run of their own; the ensemble is registered."""
+    from pipeline.results.tracking import open_tracking
+
+    tags = {"maskline.job": "cross-validate", "maskline.manifest_digest": scores["manifest_digest"]}
+    tracking = open_tracking("maskline-training")
+    params = {**config.model_dump(mode="json"), "data": str(data)}
+    with tracking.start(f"cross-validate {config.name}", params, tags) as run:
+        publish_evaluation(run, out, scores)
+        return run.url, tracking.register(out / "model", config.name, run)
