@@ -19,6 +19,10 @@ def evaluate_model_flow(
     out: Path,
     model: str = "shipped:nuclei",
     split: Literal["train", "val", "test", "all"] = "test",
+    diameter: float | None = None,
+    pixel_size: float | None = None,
+    channel: int | None = None,
+    tta: bool = False,
     device: str = "auto",
     bootstrap: int = 1000,
 ) -> State[Any]:
@@ -29,6 +33,10 @@ def evaluate_model_flow(
         out: The folder for the scores. A whole path.
         model: shipped:nuclei, a registered model (nuclei, nuclei@champion, nuclei/3) or the path of a model folder.
         split: Which part of the manifest to score on; the test part was kept out of training.
+        diameter: How large the objects are in these images, in pixels. None takes the images as they are.
+        pixel_size: Size of a pixel in micrometres, where the files do not say it. Give this or the diameter.
+        channel: Which channel to segment, counted from 0. None takes all that the model can.
+        tta: Take the mean over eight flips and quarter turns, for eight times the work.
         device: auto, cpu, cuda, cuda:1 or mps.
         bootstrap: How many resamplings the intervals are made of.
     """
@@ -37,6 +45,10 @@ def evaluate_model_flow(
         "out": absolute("out", out),
         "model": model,
         "split": split,
+        "diameter": diameter,
+        "pixel_size": pixel_size,
+        "channel": channel,
+        "tta": tta,
         "device": device,
         "bootstrap": bootstrap,
     }

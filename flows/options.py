@@ -14,6 +14,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXISTING = click.Path(exists=True, path_type=Path)
 NEW = click.Path(path_type=Path)
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+TTA = click.option("--tta", is_flag=True, help="Mean over eight flips and turns: eight times the work.")
 MODEL = "shipped:NAME, a registered NAME[@alias|/version], or a model folder."
 NO_TRACK = click.option("--no-track", is_flag=True, help="Leave MLflow out of it.")
 

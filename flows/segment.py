@@ -51,6 +51,7 @@ def segment_folder_flow(
     diameter: float | None = None,
     pixel_size: float | None = None,
     channel: int | None = None,
+    tta: bool = False,
     pages: Literal["refuse", "stack", "channels"] = "refuse",
     include: tuple[str, ...] = (),
     exclude: tuple[str, ...] = (),
@@ -78,6 +79,7 @@ def segment_folder_flow(
         diameter: How large the objects are in these images, in pixels. None takes the images as they are.
         pixel_size: Size of a pixel in micrometres, where the files do not say it. Give this or the diameter.
         channel: Which channel to segment, counted from 0. None takes all that the model can.
+        tta: Take the mean over eight flips and quarter turns, for eight times the work.
         pages: What the pages of a multi-page TIFF are: slices of a stack, channels, or nothing we may guess (refuse).
         include: Only files that match one of these patterns, like plate7/*.png.
         exclude: Not the files that match one of these patterns.
@@ -100,6 +102,7 @@ def segment_folder_flow(
         "diameter": diameter,
         "pixel_size": pixel_size,
         "channel": channel,
+        "tta": tta,
         "pages": pages,
         "include": include,
         "exclude": exclude,

@@ -1,6 +1,6 @@
 """Every job's configuration: frozen, nothing unknown allowed, a choice is a tagged union (`kind:`)."""
 
-from pipeline.config.jobs import EvaluateConfig, IngestConfig, SegmentConfig
+from pipeline.config.jobs import EvaluateConfig, ImageOptions, IngestConfig, SegmentConfig
 from pipeline.config.networks import EfficientUNet, Ensemble, GuideUNet, NetworkConfig, NucleiUNet, SingleNetwork
 from pipeline.config.strict import Strict, build_config, load_config, read_tree
 from pipeline.config.training import (
@@ -41,6 +41,7 @@ __all__ = [
     "EvaluateConfig",
     "FixedSize",
     "GuideUNet",
+    "ImageOptions",
     "IngestConfig",
     "LastFraction",
     "ManifestValidation",

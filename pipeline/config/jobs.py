@@ -21,13 +21,19 @@ class IngestConfig(Strict):
     cache: Path | None = None  # default: MASKLINE_HOME/cache
 
 
-class SegmentConfig(Strict):
-    folder: Path
-    out: Path
-    model: str = "shipped:nuclei"  # shipped:NAME | a folder | an MLflow registry NAME[@alias|/version]
+class ImageOptions(Strict):
+    """How each image is looked at: what decides its labels besides the model."""
+
     pixel_size: PositiveFloat | None = None  # um
     diameter: PositiveFloat | None = None  # px
     channel: int | None = None  # 0-based; None takes all the model can
+    tta: bool = False  # mean over the eight flips and quarter turns
+
+
+class SegmentConfig(ImageOptions):
+    folder: Path
+    out: Path
+    model: str = "shipped:nuclei"  # shipped:NAME | a folder | an MLflow registry NAME[@alias|/version]
     pages: Literal["refuse", "stack", "channels"] = "refuse"  # what the pages of a multi-page TIFF are
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -42,7 +48,7 @@ class SegmentConfig(Strict):
     track: bool = True
 
 
-class EvaluateConfig(Strict):
+class EvaluateConfig(ImageOptions):
     data: Path
     out: Path
     model: str = "shipped:nuclei"

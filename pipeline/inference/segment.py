@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.config import FixedSize
+from pipeline.config import FixedSize, ImageOptions
 from pipeline.errors import ImageError, ModelError
 from pipeline.inference.predict import choose_device, predict
 from pipeline.model.bundle import TrainedModel
@@ -40,40 +40,36 @@ class Segmenter:
     def segment(
         self,
         source: ImageSource,
-        *,
-        pixel_size: float | None = None,
-        diameter: float | None = None,
-        channel: int | None = None,
+        options: ImageOptions = ImageOptions(),  # noqa: B008 - frozen
     ) -> Segmented:
         """Segment an opened 2-D image.
 
-        `pixel_size` (um) overrides the file's; `diameter` is the objects' typical one in file pixels. Raises ImageError
-        for images the model cannot take and ModelError where the model does not know the size that was asked about.
+        `options.pixel_size` (um) overrides the file's; `diameter` is the objects' typical one in file pixels. Raises
+        ImageError for images the model cannot take and ModelError where the model does not know the size that was
+        asked about.
         """
         seconds: dict[str, float] = {}
         with _timed(seconds, "read"):
             image = source.read()
-        labels, probabilities, statistics = self._answer(image, seconds, pixel_size, diameter, channel)
+        labels, probabilities, statistics = self._answer(image, seconds, options)
         return Segmented(labels, probabilities, image, statistics, seconds)
 
     def _answer(
         self,
         image: Image,
         seconds: dict[str, float],
-        pixel_size: float | None,
-        diameter: float | None,
-        channel: int | None,
+        options: ImageOptions,
     ) -> tuple[Labels, Pixels, dict[str, float | str]]:
         record = self.model.record
         with _timed(seconds, "prepare"):
             if image.pixels.ndim != 3:
                 raise ImageError("image", f"{image.pixels.ndim - 1}-D", "2-D, as the model is", "give a 2-D image")
-            pixels = take_channels(image.pixels, record.prepare.channels, channel)
-            zoom = self._zoom(image.geometry, pixel_size, diameter)
+            pixels = take_channels(image.pixels, record.prepare.channels, options.channel)
+            zoom = self._zoom(image.geometry, options.pixel_size, options.diameter)
             preparation = fit(pixels, record.prepare, stride=record.stride, zoom=zoom)
             prepared = preparation.apply(pixels)
         with _timed(seconds, "predict"):
-            planes = predict(self.model, prepared, self.device)
+            planes = predict(self.model, prepared, self.device, tta=options.tta)
             probabilities = preparation.undo(planes)
         with _timed(seconds, "decode"):
             shrink = float(np.prod(preparation.original)) / float(np.prod(preparation.shape))

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 import unet
-from pipeline.config import Ensemble, TrainConfig
+from pipeline.config import Ensemble, ImageOptions, TrainConfig
 from pipeline.data.manifest import Manifest, load_data, write_manifest
 from pipeline.data.splits import fold_cases
 from pipeline.errors import ModelError, TrainingError
@@ -123,7 +123,7 @@ def _score(models: Sequence[TrainedModel], parts: Sequence[Manifest], out: Path,
     for model, part in zip(models, parts, strict=True):
         segmenter = Segmenter(model, device)
         for case in part.split("test"):
-            evaluate_case(case, segmenter, out, scored)
+            evaluate_case(case, segmenter, ImageOptions(), out, scored)
             done += 1
             watch(Event("evaluate", done, total, scored.fields))
     return scored

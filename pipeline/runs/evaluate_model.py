@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import EvaluateConfig
+from pipeline.config import EvaluateConfig, ImageOptions
 from pipeline.data.files import atomic_write
 from pipeline.data.images import open_image
 from pipeline.data.labels import write_labels
@@ -58,7 +58,7 @@ def evaluate_model(config: EvaluateConfig, watch: Watch = unwatched) -> dict[str
         segmenter = _load(config)
         scored = Scored()
         for number, case in enumerate(cases, start=1):
-            evaluate_case(case, segmenter, config.out, scored)
+            evaluate_case(case, segmenter, config, config.out, scored)
             watch(Event("evaluate", number, len(cases), scored.fields))
         scores = summarise(scored.per_image, config.bootstrap) | {
             "model": config.model,
@@ -110,12 +110,12 @@ def _load(config: EvaluateConfig) -> "Segmenter":
     return Segmenter(load_model(find_any_model(config.model)), config.device)
 
 
-def evaluate_case(case: Case, segmenter: "Segmenter", out: Path, scored: Scored) -> None:
+def evaluate_case(case: Case, segmenter: "Segmenter", options: ImageOptions, out: Path, scored: Scored) -> None:
     """One image: labels written, counts kept; what is wrong with it becomes its row."""
     path = out / "labels" / f"{case.id}{label_suffix(case.relative)}"
     try:
         truth: Truth = read_truth(case)
-        answer = segmenter.segment(open_image(case.image))
+        answer = segmenter.segment(open_image(case.image), options)
         counts = match(truth.labels, answer.labels)
     except MasklineError as error:
         path.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import shipped
-from pipeline.config import SegmentConfig
+from pipeline.config import ImageOptions, SegmentConfig
 from pipeline.data.files import sha256_file
 from pipeline.errors import EmptyError, ImageError, InputError, UsageError
 from pipeline.results.ledger import Entry, Ledger, why_redo
@@ -88,7 +88,7 @@ def locate_model(name: str) -> tuple[Path, str]:
 
 def digest_settings(config: SegmentConfig) -> str:
     """Digest of the settings that decide what comes out for an image."""
-    kept = config.model_dump(include={"pixel_size", "diameter", "channel", "pages"})
+    kept = config.model_dump(include={*ImageOptions.model_fields, "pages"})
     return hashlib.sha256(json.dumps(kept | {"version": RESULTS_VERSION}, sort_keys=True).encode()).hexdigest()
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.config import SegmentConfig
+from pipeline.config import ImageOptions, SegmentConfig
 from pipeline.data.files import atomic_write, sha256_file
 from pipeline.errors import ImageError, MasklineError, ModelError, OutputError
 from pipeline.results.ledger import Entry, Product, Stamp, stamp
@@ -62,9 +62,7 @@ class Answer(Protocol):
 class Segments(Protocol):
     """What segments one opened image; see `pipeline.inference.segment.Segmenter`."""
 
-    def segment(
-        self, source: ImageSource, *, pixel_size: float | None, diameter: float | None, channel: int | None
-    ) -> Answer: ...
+    def segment(self, source: ImageSource, options: ImageOptions) -> Answer: ...
 
 
 _loading = threading.Lock()
@@ -131,9 +129,7 @@ def _answer(case: Case, job: ChunkJob, stages: Stages) -> Answer:
     with stages.stage("load"):
         segmenter = load_segmenter(job)
     with stages.stage("segment"):
-        return segmenter.segment(
-            Watched(opened, stages), pixel_size=config.pixel_size, diameter=config.diameter, channel=config.channel
-        )
+        return segmenter.segment(Watched(opened, stages), config)
 
 
 def _try(source: ImageSource) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import unet
-from pipeline.config import NucleiUNet, PrepareConfig, SeparatedTarget
+from pipeline.config import ImageOptions, NucleiUNet, PrepareConfig, SeparatedTarget
 from pipeline.errors import ImageError, ModelError
 from pipeline.inference.predict import predict
 from pipeline.inference.segment import Segmenter
@@ -82,11 +82,28 @@ def test_a_halo_one_step_short_is_not_enough() -> None:
     assert np.abs(predict(short, image, core=32) - predict(model, image)).max() > 1e-5
 
 
+def test_test_time_augmentation_is_the_mean_of_eight_views() -> None:
+    """Written out with numpy; it turns with the image, and tiles give it too."""
+    model = make_model()
+    image = np.random.default_rng(0).normal(size=(3, 48, 64)).astype(np.float32)
+    views = []
+    for turns in range(4):
+        for flip in (1, -1):
+            turned = np.ascontiguousarray(np.rot90(image, turns, (1, 2))[:, :, ::flip])
+            views.append(np.rot90(predict(model, turned)[:, :, ::flip], -turns, (1, 2)))
+    whole = predict(model, image, tta=True)
+    np.testing.assert_allclose(whole, np.mean(views, axis=0), atol=1e-6)
+    assert np.abs(whole - views[0]).max() > 1e-3
+    np.testing.assert_allclose(predict(model, image, core=16, tta=True), whole, atol=1e-6)
+    turned = np.ascontiguousarray(np.rot90(image, 1, (1, 2)))
+    np.testing.assert_allclose(predict(model, turned, tta=True), np.rot90(whole, 1, (1, 2)), atol=1e-6)
+
+
 def test_segmenting_keeps_the_file_s_grid() -> None:
     """Any size, also with a diameter that rescales: labels and probabilities have the file's height and width."""
     pixels = np.random.default_rng(0).integers(0, 255, (1, 45, 70)).astype(np.uint8)
     for diameter in (None, 30.0, 7.5):
-        found = Segmenter(make_model(diameter=15.0), "cpu").segment(Source(pixels), diameter=diameter)
+        found = Segmenter(make_model(diameter=15.0), "cpu").segment(Source(pixels), ImageOptions(diameter=diameter))
         assert found.labels.shape == (45, 70) and found.labels.dtype == np.uint32
         assert found.probabilities.shape == (3, 45, 70)
         assert found.statistics["zoom"] == (15.0 / diameter if diameter else 1.0)
@@ -98,8 +115,8 @@ def test_what_the_model_does_not_know_stops_with_a_message() -> None:
     pixels = np.zeros((1, 20, 20), np.uint8)
     segmenter = Segmenter(make_model(), "cpu")
     with pytest.raises(ModelError, match="--diameter"):
-        segmenter.segment(Source(pixels), diameter=10.0)
+        segmenter.segment(Source(pixels), ImageOptions(diameter=10.0))
     with pytest.raises(ModelError, match="--pixel-size"):
-        segmenter.segment(Source(pixels), pixel_size=0.5)
+        segmenter.segment(Source(pixels), ImageOptions(pixel_size=0.5))
     with pytest.raises(ImageError, match="3-D"):
         segmenter.segment(Source(np.zeros((1, 4, 20, 20), np.uint8)))

@@ -26,7 +26,7 @@ class ThresholdSegmenter:
     pause: float = 0.0
     seen: list[str] = field(default_factory=list)
 
-    def segment(self, source: ImageSource, *, pixel_size=None, diameter=None, channel=None) -> ThresholdAnswer:
+    def segment(self, source: ImageSource, options: object = None) -> ThresholdAnswer:
         image = source.read()
         time.sleep(self.pause)
         self.seen.append(source.path.name)
