@@ -52,9 +52,12 @@ def channel_names(target: MaskTarget | SeparatedTarget) -> tuple[str, ...]:
 
 def _compact(labels: Labels) -> Labels:
     """Labels renumbered 1..n so that they fit small types and index small tables."""
-    values, inverse = np.unique(labels, return_inverse=True)
-    shift = 0 if values[0] == 0 else 1
-    return (inverse.reshape(labels.shape) + shift).astype(np.uint32)
+    if int(labels.max(initial=0)) > 16 * labels.size:  # ids far apart: a table of them all would be huge
+        values, inverse = np.unique(labels, return_inverse=True)
+        return (inverse.reshape(labels.shape) + (0 if values[0] == 0 else 1)).astype(np.uint32)
+    table = np.bincount(labels.ravel()) > 0
+    table[:1] = False
+    return (np.cumsum(table, dtype=np.uint32) * table)[labels]
 
 
 def touching_border(labels: Labels) -> Pixels:
@@ -148,9 +151,12 @@ def decode(probabilities: Pixels, target: MaskTarget | SeparatedTarget, threshol
 
 
 def _drop_small(labels: Labels, minimum: int) -> Labels:
-    values, first, inverse, area = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
-    kept = (values > 0) & (area >= minimum)
-    order = np.argsort(first[kept])
-    table = np.zeros(len(values), np.uint32)
-    table[np.flatnonzero(kept)[order]] = np.arange(1, len(order) + 1)
-    return table[inverse].reshape(labels.shape)
+    flat = labels.ravel()
+    area = np.bincount(flat)
+    kept = area >= max(minimum, 1)
+    kept[:1] = False
+    first = np.zeros(len(area), np.int64)
+    first[flat[::-1]] = np.arange(flat.size)[::-1]  # of many assignments the last one stays: the first pixel
+    table = np.zeros(len(area), np.uint32)
+    table[np.flatnonzero(kept)[np.argsort(first[kept])]] = np.arange(1, np.count_nonzero(kept) + 1)
+    return table[labels]

@@ -127,7 +127,8 @@ def _follow(average: nn.Module, network: nn.Module, decay: float, step: int) -> 
             mean.copy_(value)
 
 
-def _step(training: Training, batch: dict[str, Tensor]) -> float:
+def train_step(training: Training, batch: dict[str, Tensor]) -> float:
+    """One optimiser step on a batch of `image` `(N, C, Y, X)` and `target` `(N, K, Y, X)`; returns the loss."""
     config, device = training.config, training.device
     image = batch["image"].to(device, memory_format=torch.channels_last, non_blocking=True)
     target = batch["target"].to(device, non_blocking=True)
@@ -163,7 +164,7 @@ def _epoch(training: Training, data: CropDataset | WholeDataset, reserve: float,
         rate = learning_rate(config, training.progress.step, _done(training, steps))
         for group in training.optimiser.param_groups:
             group["lr"] = rate
-        losses += _step(training, batch) * len(batch["image"])
+        losses += train_step(training, batch) * len(batch["image"])
         images += len(batch["image"])
         left = _seconds_left(training, steps)
         watch(Event("train", number + 1, steps, {"epoch": epoch + 1, "loss": losses / images, "seconds_left": left}))

@@ -109,3 +109,12 @@ def test_labels_with_gaps_and_large_numbers_encode_alike(target: MaskTarget | Se
     labels = discs((20, 14, 8), (20, 30, 8))
     renamed = np.array([0, 4_000_000_000, 17], np.uint32)[labels]
     np.testing.assert_array_equal(encode(labels, target), encode(renamed, target))
+
+
+@given(st.integers(0, 2**31), st.integers(1, 2000))
+@settings(max_examples=25, deadline=None)
+def test_ids_do_not_matter(start: int, step: int) -> None:
+    """The target of objects with far-apart ids (up to 2^32) is that of ids 1, 2, 3."""
+    labels = discs((20, 14, 8), (20, 30, 8), (50, 50, 6))
+    numbers = np.array([0, start + step, start + 2 * step, start + 3 * step], np.uint32)
+    np.testing.assert_array_equal(encode(numbers[labels], SeparatedTarget()), encode(labels, SeparatedTarget()))
