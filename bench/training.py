@@ -37,7 +37,7 @@ import unet
 from pipeline.config import CropSampling, NucleiAugmentation, TrainConfig, load_config
 from pipeline.data.manifest import load_data
 from pipeline.inference.predict import choose_device
-from pipeline.training.augment import EncodeTargetd, RandColourd
+from pipeline.training.augment import ChannelsFirst, EncodeTargetd, RandColourd
 from pipeline.training.dataset import CropDataset, Example, load_examples
 from pipeline.training.train import Training, start_training, train_step
 
@@ -50,8 +50,19 @@ class LabelPlane(monai.transforms.MapTransform):
     def __call__(self, data: Any) -> Any:
         sample = dict(data)
         sample["label"] = np.asarray(sample["label"])[0]
-        sample["image"] = np.asarray(sample["image"])
         return sample
+
+
+class Colours(monai.transforms.MapTransform):
+    """Our RandColourd, which MONAI lacks, between its channel-first transforms."""
+
+    def __init__(self, change: NucleiAugmentation) -> None:
+        super().__init__(("image",))
+        self.inner, self.last = RandColourd(change.stain, change.grey, change.tint), ChannelsFirst(3)
+
+    def __call__(self, data: Any) -> Any:
+        image = np.ascontiguousarray(np.moveaxis(np.asarray(data["image"]), 0, 2))
+        return self.last(self.inner({**data, "image": image}))
 
 
 def recipe(config: TrainConfig, size: int) -> Compose:
@@ -74,7 +85,7 @@ def recipe(config: TrainConfig, size: int) -> Compose:
                 padding_mode="reflection",
             ),
             LabelPlane(("label",)),
-            RandColourd(change.stain, change.grey, change.tint),
+            Colours(change),
             RandAdjustContrastd(("image",), prob=1.0, gamma=change.gamma, invert_image=False),
             RandScaleIntensityd(("image",), prob=1.0, factors=change.intensity),
             RandShiftIntensityd(("image",), prob=1.0, offsets=change.intensity / 2),

@@ -50,17 +50,15 @@ def channel_names(target: MaskTarget | SeparatedTarget) -> tuple[str, ...]:
     return ("foreground",) if isinstance(target, MaskTarget) else ("foreground", "border", "distance")
 
 
-def _compact(labels: Labels) -> Labels:
-    """Labels renumbered 1..n so that they fit small types and index small tables."""
-    if int(labels.max(initial=0)) > 16 * labels.size:  # ids far apart: a table of them all would be huge
-        values, inverse = np.unique(labels, return_inverse=True)
-        return (inverse.reshape(labels.shape) + (0 if values[0] == 0 else 1)).astype(np.uint32)
-    table = np.bincount(labels.ravel()) > 0
-    table[:1] = False
-    return (np.cumsum(table, dtype=np.uint32) * table)[labels]
+def _compact(labels: Labels) -> np.ndarray:
+    """Labels as uint16 where their ids fit, else renumbered 1..n: small types are quick, and index small tables."""
+    if int(labels.max(initial=0)) < 2**16:
+        return labels.astype(np.uint16)
+    values, inverse = np.unique(labels, return_inverse=True)
+    return (inverse.reshape(labels.shape) + (0 if values[0] == 0 else 1)).astype(np.uint32)
 
 
-def touching_border(labels: Labels) -> Pixels:
+def touching_border(labels: np.ndarray) -> Pixels:
     """`(Y, X)` float32, 1 where two different objects lie within 2 px of the pixel.
 
     >>> touching_border(np.array([[1, 1, 1, 0, 0, 0, 0, 2]], np.uint32)).astype(int).tolist()
@@ -68,15 +66,16 @@ def touching_border(labels: Labels) -> Pixels:
     >>> touching_border(np.array([[1, 1, 1, 1, 2, 2, 2, 2]], np.uint32)).astype(int).tolist()
     [[0, 0, 1, 1, 1, 1, 0, 0]]
     """
-    values = labels.astype(np.float32)
+    values = labels if labels.dtype == np.uint16 else labels.astype(np.float32)  # what OpenCV takes
+    none = values.dtype.type(2**16 - 1 if values.dtype == np.uint16 else 2**24)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * _REACH + 1, 2 * _REACH + 1))
     largest = cv2.dilate(values, kernel, borderType=cv2.BORDER_REPLICATE)
-    smallest = cv2.erode(np.where(values > 0, values, np.float32(2**24)), kernel, borderType=cv2.BORDER_REPLICATE)
-    border: Pixels = ((largest > 0) & (smallest < 2**24) & (largest != smallest)).astype(np.float32)
+    smallest = cv2.erode(np.where(values > 0, values, none), kernel, borderType=cv2.BORDER_REPLICATE)
+    border: Pixels = (largest > smallest).astype(np.float32)  # without any object, 0 is not more than `none`
     return border
 
 
-def own_distance(labels: Labels) -> Pixels:
+def own_distance(labels: np.ndarray) -> Pixels:
     """`(Y, X)` float32: Euclidean distance to the nearest pixel of something else, 1 at each object's deepest pixel."""
     inside = labels > 0
     if not inside.any():
@@ -92,7 +91,8 @@ def own_distance(labels: Labels) -> Pixels:
     deepest = np.zeros(int(labels.max()) + 1, np.float32)
     np.maximum.at(deepest, labels[inside], distance[inside])
     deepest[0] = 1
-    return (distance / np.maximum(deepest, 1)[labels]).astype(np.float32)
+    scaled: Pixels = (distance / np.maximum(deepest, 1)[labels]).astype(np.float32)
+    return scaled
 
 
 def encode(labels: Labels, target: MaskTarget | SeparatedTarget) -> Pixels:

@@ -1,9 +1,12 @@
 """Augmentation as MONAI dictionary transforms: draw (`randomize`), then apply.
 
-Samples are dictionaries: `image` `(C, Y, X)` in the file's dtype with its `preparation`, after `Normalised` float32 in
-about [0, 1]; `label` `(Y, X)` uint16 or float32 instances, after `EncodeTargetd` `target` `(K, Y, X)` float32.
-Randomness comes from each transform's own state alone, which the
-data set seeds for every sample, so that a sample depends on (seed, epoch, index) and on nothing else.
+Samples are dictionaries: `image` `(Y, X, C)`, C 1 for grey images, in the file's dtype with its `preparation`, after
+`Normalised` float32 in about [0, 1], after `ChannelsFirst` `(channels, Y, X)`; `label` `(Y, X)` uint16 or float32
+instances, after `EncodeTargetd` `target` `(K, Y, X)` float32. OpenCV takes all channels of such an image in one call,
+and a grey one costs a third: that is where the time of a sample goes.
+
+Randomness comes from the transforms' state alone, which the data set seeds for every sample, so that a sample depends
+on (seed, epoch, index) and on nothing else.
 """
 
 from collections.abc import Hashable, Mapping
@@ -12,16 +15,20 @@ from typing import Any
 import cv2
 import numpy as np
 from monai.transforms.compose import Compose
-from monai.transforms.intensity.dictionary import RandGaussianNoised
 from monai.transforms.transform import MapTransform, Randomizable
 
 from pipeline.config import MaskTarget, NoAugmentation, NucleiAugmentation, SeparatedTarget
 from pipeline.model.targets import encode
-from pipeline.types import Array
+from pipeline.types import Array, Pixels
 
 Sample = dict[Hashable, Any]
 
-_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
+_LUMINANCE = np.array([[0.299, 0.587, 0.114]])
+
+
+def _planes(image: Array) -> Array:
+    """`(Y, X, C)` again where OpenCV has dropped the last axis of a grey image."""
+    return image if image.ndim == 3 else image[:, :, None]
 
 
 class RandWarpCropd(Randomizable, MapTransform):
@@ -62,13 +69,15 @@ class RandWarpCropd(Randomizable, MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
         sample = dict(data)
         self.randomize(sample["label"].shape)
-        sample["image"] = np.stack([self._warp(plane, cv2.INTER_LINEAR) for plane in sample["image"]])
+        sample["image"] = _planes(self._warp(sample["image"], cv2.INTER_LINEAR))
         sample["label"] = self._warp(sample["label"], cv2.INTER_NEAREST)
         return sample
 
-    def _warp(self, plane: Array, method: int) -> Array:
+    def _warp(self, picture: Array, method: int) -> Array:
+        if picture.ndim == 3 and picture.shape[2] > 4:  # more than OpenCV warps at once
+            return np.dstack([self._warp(picture[:, :, k], method) for k in range(picture.shape[2])])
         warped: Array = cv2.warpAffine(
-            plane,
+            picture,
             self._matrix,
             (self.size, self.size),
             flags=method | cv2.WARP_INVERSE_MAP,
@@ -85,7 +94,13 @@ class Normalised(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
         sample = dict(data)
-        sample["image"] = sample.pop("preparation").normalise(sample["image"])
+        image, preparation = sample["image"], sample.pop("preparation")
+        if image.dtype == np.uint8:  # every value there can be is looked up
+            table = preparation.normalise(np.arange(256)[None, None])[: image.shape[2]]
+            sample["image"] = _planes(cv2.LUT(image, np.ascontiguousarray(np.moveaxis(table, 0, 2))))
+        else:
+            planes = preparation.normalise(np.moveaxis(image, 2, 0))[: image.shape[2]]
+            sample["image"] = np.ascontiguousarray(np.moveaxis(planes, 0, 2))
         return sample
 
 
@@ -93,8 +108,8 @@ class RandColourd(Randomizable, MapTransform):
     """Other stains, cameras and channel orders of the same scene.
 
     A colour image has its channels mixed by a matrix that differs from the identity by up to `stain` everywhere, or
-    becomes grey with probability `grey`; a grey one keeps only some of its channels with probability `tint`, as
-    fluorescence saved as RGB does.
+    becomes grey with probability `grey`; a grey one keeps only one or two of three channels with probability `tint`,
+    as fluorescence saved as RGB does.
     """
 
     def __init__(self, stain: float, grey: float, tint: float) -> None:
@@ -102,24 +117,19 @@ class RandColourd(Randomizable, MapTransform):
         self.stain, self.grey, self.tint = stain, grey, tint
 
     def randomize(self, data: Any = None) -> None:
-        self._mix = np.eye(3) + self.R.uniform(-self.stain, self.stain, size=(3, 3))
-        self._shift = self.R.uniform(-self.stain, self.stain, size=3) / 2
+        self._mix = np.eye(3, 4) + self.R.uniform(-self.stain, self.stain, size=(3, 4)) * (1, 1, 1, 0.5)
         self._to_grey, self._to_tint = self.R.rand() < self.grey, self.R.rand() < self.tint
-        self._kept = self.R.randint(1, 7)  # bits: one or two of the three channels
+        kept = self.R.randint(1, 7)  # bits: one or two of the three channels
+        self._kept = np.array([[kept >> bit & 1] for bit in range(3)], np.float64)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
         sample = dict(data)
         self.randomize()
         image = sample["image"]
-        if len(image) == 3:
-            if np.array_equal(image[0], image[1]):
-                if self._to_tint:
-                    image = image * np.array([self._kept >> bit & 1 for bit in range(3)], np.float32)[:, None, None]
-            elif self._to_grey:
-                image = np.repeat(np.tensordot(_LUMINANCE, image, 1)[None], 3, axis=0)
-            else:
-                image = np.tensordot(self._mix, image, 1) + self._shift[:, None, None]
-        sample["image"] = image.astype(np.float32)
+        if image.shape[2] == 1 and self._to_tint:
+            sample["image"] = cv2.transform(image, self._kept)
+        elif image.shape[2] == 3:
+            sample["image"] = _planes(cv2.transform(image, _LUMINANCE if self._to_grey else self._mix))
         return sample
 
 
@@ -139,10 +149,9 @@ class RandIntensityd(Randomizable, MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
         sample = dict(data)
         self.randomize()
-        image = np.clip(sample["image"], 0, 1.2) ** self._exponent
-        if self._invert:
-            image = 1 - image
-        sample["image"] = (image * self._gain + self._offset).astype(np.float32)
+        image = cv2.pow(np.clip(sample["image"], 0, 1.2), self._exponent)
+        sign, start = (-1, 1) if self._invert else (1, 0)
+        sample["image"] = _planes(image * np.float32(sign * self._gain) + np.float32(start * self._gain + self._offset))
         return sample
 
 
@@ -160,7 +169,42 @@ class RandBlurd(Randomizable, MapTransform):
         sample = dict(data)
         self.randomize()
         if self._sigma:
-            sample["image"] = np.stack([cv2.GaussianBlur(plane, (0, 0), self._sigma) for plane in sample["image"]])
+            sample["image"] = _planes(cv2.GaussianBlur(sample["image"], (0, 0), self._sigma))
+        return sample
+
+
+class RandNoised(Randomizable, MapTransform):
+    """Gaussian noise of standard deviation up to `std`, on three samples of ten."""
+
+    def __init__(self, std: float) -> None:
+        MapTransform.__init__(self, ("image",))
+        self.std = std
+
+    def randomize(self, data: Any = None) -> None:
+        self._std = float(self.R.uniform(0, self.std)) if self.R.rand() < 0.3 else 0.0
+        self._drawn = np.random.default_rng(self.R.randint(2**31))  # float32 at once, as R cannot
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
+        sample = dict(data)
+        self.randomize()
+        if self._std:
+            noise = self._drawn.standard_normal(sample["image"].shape, np.float32)
+            sample["image"] = sample["image"] + np.float32(self._std) * noise
+        return sample
+
+
+class ChannelsFirst(MapTransform):
+    """`(Y, X, C)` to `(channels, Y, X)`, as networks take it; a grey image fills all channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(("image",))
+        self.channels = channels
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
+        sample = dict(data)
+        image: Pixels = np.empty((self.channels, *sample["image"].shape[:2]), np.float32)
+        image[:] = np.moveaxis(sample["image"], 2, 0)
+        sample["image"] = image
         return sample
 
 
@@ -178,19 +222,26 @@ class EncodeTargetd(MapTransform):
 
 
 def build_augmentation(
-    config: NucleiAugmentation | NoAugmentation, size: int, target: MaskTarget | SeparatedTarget
+    config: NucleiAugmentation | NoAugmentation, size: int, channels: int, target: MaskTarget | SeparatedTarget
 ) -> Compose:
     """Crop of `size`, augment as configured, encode the target."""
     if isinstance(config, NoAugmentation):
-        return Compose([RandWarpCropd(size, rotate=False, scale=(1.0, 1.0)), Normalised(), EncodeTargetd(target)])
-    return Compose(
-        [
+        changes: list[MapTransform] = [RandWarpCropd(size, rotate=False, scale=(1.0, 1.0)), Normalised()]
+    else:
+        changes = [
             RandWarpCropd(size, config.rotate, config.scale),
             Normalised(),
-            RandColourd(config.stain, config.grey, config.tint),
+            *([RandColourd(config.stain, config.grey, config.tint)] if channels == 3 else []),
             RandIntensityd(config.intensity, config.gamma, config.invert),
             RandBlurd(config.blur),
-            RandGaussianNoised(("image",), prob=0.3, std=config.noise),
-            EncodeTargetd(target),
+            RandNoised(config.noise),
         ]
-    )
+    return Compose([*changes, ChannelsFirst(channels), EncodeTargetd(target)])
+
+
+def seed_sample(transform: Compose, seed: int) -> None:
+    """All of a sample's randomness from one seed; cheaper than a Mersenne twister for each transform."""
+    state = np.random.RandomState(np.random.PCG64(seed))
+    for each in transform.transforms:
+        if isinstance(each, Randomizable):
+            each.set_random_state(state=state)

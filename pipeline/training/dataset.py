@@ -14,7 +14,7 @@ from pipeline.data.ingest import load_case
 from pipeline.errors import TrainingError
 from pipeline.model.prepare import Preparation, fit, take_channels
 from pipeline.model.targets import encode
-from pipeline.training.augment import build_augmentation
+from pipeline.training.augment import build_augmentation, seed_sample
 from pipeline.types import Array, Case, Event, Labels, Pixels, Watch, unwatched
 
 
@@ -86,14 +86,22 @@ def _warpable(labels: Labels) -> Array:
     return labels.astype(np.uint16 if labels.max(initial=0) < 2**16 else np.float32)
 
 
+def _channels_last(pixels: Array) -> Array:
+    """`(C, Y, X)` to `(Y, X, C)` in memory, in a type that OpenCV can warp; one channel where all are the same."""
+    grey = all(np.array_equal(pixels[0], plane) for plane in pixels[1:])
+    kept = pixels[:1] if grey else pixels
+    return np.ascontiguousarray(np.moveaxis(kept, 0, 2), np.uint8 if pixels.dtype == np.uint8 else np.float32)
+
+
 class CropDataset(Dataset[dict[str, Any]]):
     """Augmented crops: sample `index` of `epoch` is the same whoever asks, whenever."""
 
     def __init__(self, examples: Sequence[Example], config: TrainConfig, sampling: CropSampling) -> None:
         self.examples, self.seed, self.length = examples, config.seed, sampling.per_epoch
+        self.images = [_channels_last(example.pixels) for example in examples]
         self.labels = [_warpable(example.labels) for example in examples]
         self.weights = draw_weights(examples, sampling.balance)
-        self.transform = build_augmentation(config.augmentation, sampling.size, config.target)
+        self.transform = build_augmentation(config.augmentation, sampling.size, config.prepare.channels, config.target)
         self.start_epoch(0)
 
     def start_epoch(self, epoch: int) -> None:
@@ -106,12 +114,13 @@ class CropDataset(Dataset[dict[str, Any]]):
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        example = self.examples[self.chosen[index]]
-        self.transform.set_random_state(seed=int(self.seeds[index]))
+        chosen = self.chosen[index]
+        seed_sample(self.transform, int(self.seeds[index]))
+        preparation = self.examples[chosen].preparation
         sample = self.transform(
-            {"image": example.pixels, "label": self.labels[self.chosen[index]], "preparation": example.preparation}
+            {"image": self.images[chosen], "label": self.labels[chosen], "preparation": preparation}
         )
-        return {key: torch.as_tensor(np.asarray(sample[key], np.float32)) for key in ("image", "target")}
+        return {key: torch.from_numpy(sample[key]) for key in ("image", "target")}
 
 
 class WholeDataset(Dataset[dict[str, Any]]):
