@@ -53,8 +53,8 @@ def walk(config: TrainConfig, manifest: Manifest, device: str) -> Iterator[tuple
 def seconds_to(wanted: float, config: TrainConfig, manifest: Manifest, device: str) -> tuple[float, float]:
     """Seconds until `wanted` is reached, or all of them; and the best Dice seen."""
     seconds, best = 0.0, 0.0
-    for seconds, value in walk(config, manifest, device):
-        best = max(best, value)
+    for so_far, value in walk(config, manifest, device):
+        seconds, best = so_far, max(best, value)
         if value >= wanted:
             break
     return seconds, best
