@@ -107,7 +107,7 @@ def main() -> None:
             gains.append(second - first)
             print(
                 f"seed {seed}: {len(data.split('train'))} + {len(data.split('val'))} images, {minutes:.1f} min; "
-                f"AP@.5 on {len(before)} unseen {first:.3f} -> {second:.3f}, {gains[-1]:+.3f} ({low:+.3f} to {high:+.3f})",
+                f"AP@.5 on {len(before)} {first:.3f} -> {second:.3f}, {gains[-1]:+.3f} ({low:+.3f}, {high:+.3f})",
                 flush=True,
             )
     print(f"fine-tuning: {np.mean(gains):+.3f} AP@.5 (range {min(gains):+.3f} to {max(gains):+.3f})")

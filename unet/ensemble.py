@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Ensemble(nn.Module):
-    """Logits of the mean of the members' sigmoid probabilities; shapes and stride are the members'."""
+    """The mean of the members' logits, whatever they mean; shapes and stride are the members'."""
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -15,5 +15,4 @@ class Ensemble(nn.Module):
         self.stride = max(int(member.stride) for member in members)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor) -> Tensor:
-        mean = torch.stack([torch.sigmoid(member(image).float()) for member in self.members]).mean(dim=0)
-        return torch.logit(mean, eps=1e-6)
+        return torch.stack([member(image).float() for member in self.members]).mean(dim=0)

@@ -60,7 +60,17 @@ class SeparatedTarget(Strict):
     kind: Literal["separated"] = "separated"
 
 
-TargetConfig = Annotated[MaskTarget | SeparatedTarget, Field(discriminator="kind")]
+class ThreeClassTarget(Strict):
+    """Body, border between neighbours, background, of which a pixel is one: a softmax head, trained by cross-entropy.
+
+    The recipe of the Data Science Bowl's first place.
+    """
+
+    kind: Literal["three_class"] = "three_class"
+
+
+Target = MaskTarget | SeparatedTarget | ThreeClassTarget
+TargetConfig = Annotated[Target, Field(discriminator="kind")]
 
 
 class DiceBCE(Strict):

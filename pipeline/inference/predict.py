@@ -3,16 +3,17 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.inference.windows import plan_tiles
 from pipeline.model.bundle import TrainedModel
+from pipeline.model.targets import activate
 from pipeline.types import Pixels
 
 _WHOLE = 1024 * 1024  # pixels up to which an image goes through in one piece
 _CORE = 768
 
-Forward = Callable[[nn.Module, Tensor], Tensor]
+Forward = Callable[[TrainedModel, Tensor], Tensor]
 
 
 def choose_device(device: str) -> str:
@@ -24,27 +25,27 @@ def choose_device(device: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _once(network: nn.Module, image: Tensor) -> Tensor:
+def _once(model: TrainedModel, image: Tensor) -> Tensor:
     with torch.autocast(image.device.type, torch.bfloat16, enabled=image.device.type == "cuda"):
-        logits: Tensor = network(image.contiguous(memory_format=torch.channels_last))
-    return torch.sigmoid(logits.float())
+        logits: Tensor = model.network(image.contiguous(memory_format=torch.channels_last))
+    return activate(logits.float(), model.record.target)
 
 
-def _eightfold(network: nn.Module, image: Tensor) -> Tensor:
+def _eightfold(model: TrainedModel, image: Tensor) -> Tensor:
     """The mean over the symmetries of the square. Windows stay on the stride's grid, so that tiles stay exact."""
     total = torch.zeros(())
     for turns in range(4):
         for flip in (False, True):
             turned = torch.rot90(image, turns, (2, 3))
-            answer = _once(network, turned.flip(3) if flip else turned)
+            answer = _once(model, turned.flip(3) if flip else turned)
             total = total.to(answer) + torch.rot90(answer.flip(3) if flip else answer, -turns, (2, 3))
     return total / 8
 
 
-def _blended(forward: Forward, network: nn.Module, image: Tensor) -> Tensor:
+def _blended(forward: Forward, model: TrainedModel, image: Tensor) -> Tensor:
     from monai.inferers.utils import sliding_window_inference  # only models that need blending pay for MONAI
 
-    answer = sliding_window_inference(image, (256, 256), 1, lambda x: forward(network, x), overlap=0.5, mode="gaussian")
+    answer = sliding_window_inference(image, (256, 256), 1, lambda x: forward(model, x), overlap=0.5, mode="gaussian")
     assert isinstance(answer, Tensor)
     return answer
 
@@ -57,20 +58,20 @@ def predict(
     `core` is the side of a tile's core; None takes a small image whole and cuts a large one. The answer is the same.
     `tta` (test-time augmentation) takes the mean over the eight flips and quarter turns, for eight times the work.
     """
-    network, halo = model.network, model.record.halo
+    halo = model.record.halo
     forward = _eightfold if tta else _once
     height, width = prepared.shape[1:]
     with torch.inference_mode():
         image = torch.from_numpy(prepared)[None].to(device)
         if core is None and height * width <= _WHOLE:
-            whole: Pixels = forward(network, image)[0].cpu().numpy()
+            whole: Pixels = forward(model, image)[0].cpu().numpy()
             return whole
         if halo is None:
-            blended: Pixels = _blended(forward, network, image)[0].cpu().numpy()
+            blended: Pixels = _blended(forward, model, image)[0].cpu().numpy()
             return blended
         answer = torch.empty((len(model.record.outputs), height, width), dtype=torch.float32)
         for tile in plan_tiles((height, width), core or _CORE, halo, model.record.stride):
             y, x = tile.read.slices
             inner = (slice(None), *tile.inner)
-            answer[(slice(None), *tile.core.slices)] = forward(network, image[:, :, y, x])[0][inner].cpu()
+            answer[(slice(None), *tile.core.slices)] = forward(model, image[:, :, y, x])[0][inner].cpu()
     return answer.numpy()

@@ -9,16 +9,21 @@ Channels of the `separated` target, all in [0, 1]:
     1  border       1 where two different objects lie within 2 px (the touching border of the Data Science Bowl's
                     first place, selim_sef 2018)
     2  distance     distance to the object's own edge over the object's largest such distance (1 at the core)
+
+`three_class` is body, border and background, one of which is 1; as probabilities it is foreground (body and border)
+and border.
 """
 
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+import torch
 from skimage.measure import label as label_components
 from skimage.segmentation import watershed
+from torch import Tensor
 
-from pipeline.config import MaskTarget, SeparatedTarget
+from pipeline.config import MaskTarget, SeparatedTarget, Target, ThreeClassTarget
 from pipeline.types import Labels, Pixels
 
 _REACH = 2  # px: how far a touching border reaches into both objects
@@ -30,7 +35,7 @@ class Thresholds:
 
     foreground: float = 0.5
     seed: float = 0.5
-    border: float = 1.0  # weight of the border when it is taken off the distance
+    border: float = 1.0  # weight of the border when it is taken off the distance (or, without one, the foreground)
     minimum_area: int = 10
     minimum_seed: int = 3
 
@@ -45,9 +50,19 @@ def scale_areas(thresholds: Thresholds, factor: float) -> Thresholds:
     return replace(thresholds, minimum_area=max(1, area), minimum_seed=max(1, seed))
 
 
-def channel_names(target: MaskTarget | SeparatedTarget) -> tuple[str, ...]:
+def channel_names(target: Target) -> tuple[str, ...]:
     """The names of the output channels, in order."""
-    return ("foreground",) if isinstance(target, MaskTarget) else ("foreground", "border", "distance")
+    if isinstance(target, MaskTarget):
+        return ("foreground",)
+    return ("foreground", "border", "distance") if isinstance(target, SeparatedTarget) else ("foreground", "border")
+
+
+def activate(logits: Tensor, target: Target) -> Tensor:
+    """A network's logits `(N, K, Y, X)` to probabilities, as many as `channel_names` has."""
+    if isinstance(target, ThreeClassTarget):
+        body, border, _ = torch.softmax(logits, dim=1).unbind(dim=1)
+        return torch.stack([body + border, border], dim=1)
+    return torch.sigmoid(logits)
 
 
 def _compact(labels: Labels) -> np.ndarray:
@@ -95,13 +110,16 @@ def own_distance(labels: np.ndarray) -> Pixels:
     return scaled
 
 
-def encode(labels: Labels, target: MaskTarget | SeparatedTarget) -> Pixels:
+def encode(labels: Labels, target: Target) -> Pixels:
     """`(Y, X)` labels to the target channels `(K, Y, X)` float32 in [0, 1]."""
     foreground = (labels > 0).astype(np.float32)
     if isinstance(target, MaskTarget):
         return foreground[None]
     compact = _compact(labels)
-    return np.stack([foreground, touching_border(compact), own_distance(compact)])
+    border = touching_border(compact)
+    if isinstance(target, ThreeClassTarget):
+        return np.stack([foreground * (1 - border), border, (1 - foreground) * (1 - border)])
+    return np.stack([foreground, border, own_distance(compact)])
 
 
 def _split(part: Labels, depth: Pixels, seeds: Labels) -> Labels:
@@ -120,7 +138,8 @@ def _fill_holes(mask: np.ndarray) -> np.ndarray:
 
 def _separate(probabilities: Pixels, mask: np.ndarray, thresholds: Thresholds) -> Labels:
     """Label the mask's components, then split only those that hold several seeds."""
-    depth = probabilities[2] - thresholds.border * probabilities[1]
+    inner = probabilities[2] if len(probabilities) > 2 else probabilities[0]
+    depth = inner - thresholds.border * probabilities[1]
     raw = ((depth > thresholds.seed) & mask).astype(np.uint8)
     _, seeds, seed_stats, _ = cv2.connectedComponentsWithStats(raw, connectivity=4)
     seeds[seed_stats[:, cv2.CC_STAT_AREA][seeds] < thresholds.minimum_seed] = 0
@@ -140,7 +159,7 @@ def _separate(probabilities: Pixels, mask: np.ndarray, thresholds: Thresholds) -
     return labels
 
 
-def decode(probabilities: Pixels, target: MaskTarget | SeparatedTarget, thresholds: Thresholds) -> Labels:
+def decode(probabilities: Pixels, target: Target, thresholds: Thresholds) -> Labels:
     """Probabilities `(K, Y, X)` to instances `(Y, X)` uint32, numbered 1..n in raster order of their first pixel."""
     mask = probabilities[0] > thresholds.foreground
     if isinstance(target, MaskTarget):

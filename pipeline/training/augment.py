@@ -17,7 +17,7 @@ import numpy as np
 from monai.transforms.compose import Compose
 from monai.transforms.transform import MapTransform, Randomizable
 
-from pipeline.config import MaskTarget, NoAugmentation, NucleiAugmentation, SeparatedTarget
+from pipeline.config import NoAugmentation, NucleiAugmentation, Target
 from pipeline.model.targets import encode
 from pipeline.types import Array, Pixels
 
@@ -211,7 +211,7 @@ class ChannelsFirst(MapTransform):
 class EncodeTargetd(MapTransform):
     """Instances to target channels, after all geometry is done, so that borders keep their width in pixels."""
 
-    def __init__(self, target: MaskTarget | SeparatedTarget) -> None:
+    def __init__(self, target: Target) -> None:
         super().__init__(("label",))
         self.target = target
 
@@ -222,7 +222,7 @@ class EncodeTargetd(MapTransform):
 
 
 def build_augmentation(
-    config: NucleiAugmentation | NoAugmentation, size: int, channels: int, target: MaskTarget | SeparatedTarget
+    config: NucleiAugmentation | NoAugmentation, size: int, channels: int, target: Target
 ) -> Compose:
     """Crop of `size`, augment as configured, encode the target."""
     if isinstance(config, NoAugmentation):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import unet
-from pipeline.config import AdamW, Cosine, MaskTarget, TrainConfig
+from pipeline.config import AdamW, Cosine, MaskTarget, ThreeClassTarget, TrainConfig
 from pipeline.errors import TrainingError
 from pipeline.model.targets import Thresholds
 from pipeline.training.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -81,7 +81,8 @@ def start_training(
         )
     else:
         optimiser = torch.optim.Adam(groups, config.optimiser.lr, eps=1e-7, fused=True)  # Keras' epsilon
-    loss = unet.DiceBCELoss(config.loss.dice, config.loss.bce, config.loss.channels).to(device)
+    exclusive = isinstance(config.target, ThreeClassTarget)
+    loss = unet.DiceBCELoss(config.loss.dice, config.loss.bce, config.loss.channels, softmax=exclusive).to(device)
     return Training(config, network, average, optimiser, loss, device, Progress(), {}, budget)
 
 

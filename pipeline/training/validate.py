@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 import unet
-from pipeline.config import FixedSize, MaskTarget, SeparatedTarget, TrainConfig
-from pipeline.model.targets import Thresholds, decode
+from pipeline.config import FixedSize, MaskTarget, Target, TrainConfig
+from pipeline.model.targets import Thresholds, activate, decode
 from pipeline.scoring.metrics import Scores, match
 from pipeline.training.dataset import Example, grid_target
 from pipeline.types import Event, Labels, Pixels, Watch, unwatched
@@ -61,7 +61,7 @@ def answers(
         with torch.inference_mode():
             logits = network(image.to(memory_format=torch.channels_last)).float()
             value = float(loss(logits, target).item())
-            planes = torch.sigmoid(logits)[0].cpu().numpy()
+            planes = activate(logits, config.target)[0].cpu().numpy()
         yield Answer(example, example.preparation.undo(planes), example.labels, value)
 
 
@@ -100,9 +100,7 @@ _GRID: dict[str, tuple[float, ...]] = {
 }
 
 
-def tune_thresholds(
-    found: Sequence[Answer], target: MaskTarget | SeparatedTarget, watch: Watch = unwatched
-) -> tuple[Thresholds, float]:
+def tune_thresholds(found: Sequence[Answer], target: Target, watch: Watch = unwatched) -> tuple[Thresholds, float]:
     """Thresholds with the best Data Science Bowl score on `found`: coordinate ascent from the defaults, two rounds."""
 
     def score(thresholds: Thresholds) -> float:
@@ -111,7 +109,7 @@ def tune_thresholds(
 
     best = Thresholds()
     value = score(best)
-    names = [name for name in _GRID if isinstance(target, SeparatedTarget) or name in ("foreground", "minimum_area")]
+    names = [name for name in _GRID if not isinstance(target, MaskTarget) or name in ("foreground", "minimum_area")]
     for step, name in enumerate(names * 2):
         for choice in _GRID[name]:
             changed: dict[str, Any] = {name: choice}

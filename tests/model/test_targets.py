@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from pipeline.config import MaskTarget, SeparatedTarget
-from pipeline.model.targets import Thresholds, decode, encode, own_distance, touching_border
+from pipeline.config import MaskTarget, SeparatedTarget, ThreeClassTarget
+from pipeline.model.targets import Thresholds, activate, decode, encode, own_distance, touching_border
 from pipeline.scoring.metrics import match
 
 PLAIN = Thresholds(minimum_area=1, minimum_seed=1)
@@ -118,3 +119,13 @@ def test_ids_do_not_matter(start: int, step: int) -> None:
     labels = discs((20, 14, 8), (20, 30, 8), (50, 50, 6))
     numbers = np.array([0, start + step, start + 2 * step, start + 3 * step], np.uint32)
     np.testing.assert_array_equal(encode(numbers[labels], SeparatedTarget()), encode(labels, SeparatedTarget()))
+
+
+def test_three_classes_part_the_pixels() -> None:
+    """Each pixel is body, border or background; as probabilities, foreground and border, they decode to the objects."""
+    labels = discs((20, 14, 8), (20, 30, 8), (50, 50, 6))
+    planes = encode(labels, ThreeClassTarget())
+    np.testing.assert_array_equal(planes.sum(axis=0), 1)
+    probabilities = activate(torch.from_numpy(planes)[None] * 40, ThreeClassTarget())[0].numpy()
+    np.testing.assert_allclose(probabilities, [planes[0] + planes[1], planes[1]], atol=1e-6)
+    assert decode(probabilities, ThreeClassTarget(), PLAIN).max() == 3

@@ -89,12 +89,12 @@ def test_the_efficient_network_takes_three_channels_only() -> None:
         unet.build("efficient_unet", in_channels=1, out_channels=1, filters=(8, 8, 8, 8))
 
 
-def test_an_ensemble_answers_with_the_mean_probability() -> None:
-    """The sigmoid of its logits is the mean of the members' sigmoids."""
+def test_an_ensemble_answers_with_the_mean() -> None:
+    """Its logits are the mean of the members' logits, and the members differ."""
     config = NucleiUNet(filters=(4, 4, 4, 4, 4))
     ensemble = make(Ensemble(member=config, count=3)).eval()
     image = torch.rand(1, 3, 32, 32)
     with torch.inference_mode():
-        expected = sum(torch.sigmoid(member(image)) for member in ensemble.members) / 3
-        torch.testing.assert_close(torch.sigmoid(ensemble(image)), expected)
+        expected = sum(member(image) for member in ensemble.members) / 3
+        torch.testing.assert_close(ensemble(image), expected)
     assert len({member.head.weight.sum().item() for member in ensemble.members}) == 3
