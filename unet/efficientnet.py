@@ -93,9 +93,12 @@ class EfficientUNet(nn.Module):
     """Logits `(N, out_channels, Y, X)` of an image `(N, 3, Y, X)` with values in about [0, 1]; sides divisible by 16.
 
     `filters` are the decoder's channels at strides 1, 2, 4 and 8; at stride 1 the skip is a convolution of the image.
+    With `deep_supervision` and in training mode the answer is a list: the logits at strides 1, 2 and 4.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, filters: Sequence[int]) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, filters: Sequence[int], deep_supervision: bool = False
+    ) -> None:
         super().__init__()
         if in_channels != 3:
             raise ValueError(f"in_channels is {in_channels}; the encoder takes 3")
@@ -109,14 +112,20 @@ class EfficientUNet(nn.Module):
             self.merge.append(nn.Sequential(*_convolution(skip + width, width), *_convolution(width, width)))
             deep = width
         self.head = nn.Conv2d(deep, out_channels, 1)
+        coarse = filters[1:3] if deep_supervision else ()
+        self.coarse_heads = nn.ModuleList(nn.Conv2d(width, out_channels, 1) for width in coarse)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         features: list[Tensor] = self.encoder(2 * image - 1)
         skips, x = [self.stem(image), *features[:-1]], features[-1]
+        levels: list[Tensor] = []
         for up, merge, skip in zip(self.up, self.merge, reversed(skips), strict=True):
             x = merge(torch.cat([skip, up(x)], dim=1))
+            levels.insert(0, x)
         logits: Tensor = self.head(x)
-        return logits
+        if not (self.training and self.coarse_heads):
+            return logits
+        return [logits, *(head(level) for head, level in zip(self.coarse_heads, levels[1:], strict=False))]
 
     def load_published(self, weights: Mapping[str, Tensor]) -> None:
         """Start the encoder from its part of the published file; raises KeyError where a tensor is missing there."""

@@ -34,6 +34,7 @@ class EfficientUNet(Strict):
     in_channels: Literal[3] = 3
     out_channels: PositiveInt = 3
     filters: Annotated[tuple[PositiveInt, ...], Field(min_length=4, max_length=4)] = (16, 32, 48, 64)
+    deep_supervision: bool = False
 
 
 SingleNetwork = Annotated[GuideUNet | NucleiUNet | EfficientUNet, Field(discriminator="kind")]

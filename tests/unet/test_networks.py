@@ -8,7 +8,13 @@ from torch import nn
 import unet
 from pipeline.config import EfficientUNet, Ensemble, GuideUNet, NetworkConfig, NucleiUNet
 
-KINDS = [GuideUNet(), NucleiUNet(), NucleiUNet(deep_supervision=True), EfficientUNet()]
+KINDS = [
+    GuideUNet(),
+    NucleiUNet(),
+    NucleiUNet(deep_supervision=True),
+    EfficientUNet(),
+    EfficientUNet(deep_supervision=True),
+]
 KINDS.append(Ensemble(member=NucleiUNet(filters=(4, 4, 4, 4, 4)), count=2))
 
 
@@ -56,9 +62,12 @@ def test_every_configured_kind_builds_and_every_kind_is_configured() -> None:
         unet.build("unknown")
 
 
-def test_deep_supervision_gives_each_level_its_logits() -> None:
+@pytest.mark.parametrize(
+    "config", [NucleiUNet(deep_supervision=True), EfficientUNet(deep_supervision=True)], ids=lambda c: c.kind
+)
+def test_deep_supervision_gives_each_level_its_logits(config: NetworkConfig) -> None:
     """While training: finest first, each level half the size of the one before."""
-    network = make(NucleiUNet(deep_supervision=True)).train()
+    network = make(config).train()
     shapes = [tuple(level.shape) for level in network(torch.zeros(2, 3, 64, 64))]
     assert shapes == [(2, 3, 64, 64), (2, 3, 32, 32), (2, 3, 16, 16)]
 
