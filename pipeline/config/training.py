@@ -123,6 +123,7 @@ class NucleiAugmentation(Strict):
     grey: Fraction = 0.0
     tint: Fraction = 0.0
     invert: Fraction = 0.0
+    touch: Fraction = 0.0
 
 
 class CropSampling(Strict):

@@ -1,5 +1,6 @@
 """Augmentation draws from its own state, moves image and labels together, and keeps targets in range."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from pipeline.training.augment import (
     RandColourd,
     RandIntensityd,
     RandNoised,
+    RandTouchd,
     RandWarpCropd,
     build_augmentation,
     seed_sample,
@@ -166,3 +168,23 @@ def test_any_number_of_channels_comes_out_first(channels: int) -> None:
     first = ChannelsFirst(max(3, channels))({"image": crop.astype(np.float32)})["image"]
     assert first.shape == (max(3, channels), 40, 40) and first.flags.c_contiguous
     np.testing.assert_array_equal(first[-1], crop[..., -1])
+
+
+def test_copies_touch_their_neighbours_and_cover_nothing() -> None:
+    """Two discs: every copy has a new id, an area like its source's, lies on background alone and touches an object."""
+    y, x = np.mgrid[:96, :96]
+    label = np.zeros((96, 96), np.uint16)
+    label[(y - 40) ** 2 + (x - 30) ** 2 <= 100] = 1
+    label[(y - 60) ** 2 + (x - 66) ** 2 <= 49] = 2
+    image = (label * 50 + 20).astype(np.uint8)[:, :, None]
+    change, copies = RandTouchd(1.0).set_random_state(seed=0), 0
+    for _ in range(30):
+        found = change({"image": image, "label": label})
+        np.testing.assert_array_equal(found["label"][label > 0], label[label > 0])
+        for new in range(3, int(found["label"].max()) + 1):
+            inside = found["label"] == new
+            assert 0.8 * 149 < inside.sum() <= 317 and set(np.unique(found["image"][inside])) <= {70, 120}
+            grown = cv2.dilate(inside.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+            assert (found["label"][grown & ~inside] > 0).any()
+            copies += 1
+    assert copies > 30 and label.max() == 2 and image.max() == 120  # the data set's own arrays stay as they are
