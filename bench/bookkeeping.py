@@ -34,7 +34,7 @@ SIZE = 32
 class Answer:
     labels: Labels
     image: Image
-    probabilities: Any = None
+    confidence: Any = None
     statistics: dict[str, float | str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -46,7 +46,7 @@ class Trivial:
         self.labels = np.zeros((SIZE, SIZE), np.uint32)
         self.labels[2:8, 2:8], self.labels[20:28, 20:28] = 1, 2
 
-    def segment(self, source: ImageSource, **asked: Any) -> Answer:
+    def segment(self, source: ImageSource, options: Any) -> Answer:
         return Answer(self.labels, source.read())
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.options import DEVICE, EXISTING, FILE, FOLDER, MODEL, NEW, NO_TRACK, TTA, Duration, given
+from flows.options import DEVICE, DIAMETER, EXISTING, FILE, FOLDER, MODEL, NEW, NO_TRACK, TTA, Duration, given
 
 if TYPE_CHECKING:
     from pipeline.config import SegmentConfig
@@ -155,7 +155,7 @@ Run the same command again: what is proven done is skipped, what is new or chang
 @click.option(
     "--pixel-size", type=click.FloatRange(0, min_open=True), help="Micrometres a pixel, where the files do not say it."
 )
-@click.option("--diameter", type=click.FloatRange(0, min_open=True), help="How large the objects are, in pixels.")
+@DIAMETER
 @click.option("--channel", type=click.IntRange(0), help="Which channel to segment, counted from 0.")
 @TTA
 @click.option(

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from flows.options import EXISTING, FOLDER, MODEL, NEW, NO_TRACK, TTA, given
+from flows.options import DIAMETER, EXISTING, FOLDER, MODEL, NEW, NO_TRACK, TTA, given
 
 SPLITS = click.Choice(["train", "val", "test", "all"])
 
@@ -22,7 +22,7 @@ Examples:
 @click.option("--model", help=f"{MODEL}  [default: shipped:nuclei]")
 @click.option("--out", type=NEW, required=True, help="Where scores.json and the tables go.")
 @click.option("--split", type=SPLITS, help="Which part of the manifest.  [default: test]")
-@click.option("--diameter", type=click.FloatRange(0, min_open=True), help="How large the objects are, in pixels.")
+@DIAMETER
 @TTA
 @click.option("--bootstrap", type=click.IntRange(1), help="Resamplings for the intervals.  [default: 1000]")
 @click.option("--json", "as_json", is_flag=True, help="Print all scores for a program.")

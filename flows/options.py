@@ -31,6 +31,28 @@ def parse_duration(text: str) -> float:
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
+class Diameter(click.ParamType[float | str]):
+    """Pixels, or `auto`, or `native`."""
+
+    name = "px|auto|native"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        if value in ("auto", "native"):
+            return str(value)
+        try:
+            pixels = float(value)
+        except ValueError:
+            pixels = 0.0
+        if not pixels > 0:
+            self.fail(f"{value!r} is neither a number of pixels above 0, nor auto, nor native", param, ctx)
+        return pixels
+
+
+DIAMETER = click.option(
+    "--diameter", type=Diameter(), help="How large the objects are, in pixels.  [default: auto, found in each image]"
+)
+
+
 class Duration(click.ParamType[float]):
     """A duration with its unit: 90s, 30m, 1h30m. The value is in seconds."""
 

@@ -25,7 +25,7 @@ class ImageOptions(Strict):
     """How each image is looked at: what decides its labels besides the model."""
 
     pixel_size: PositiveFloat | None = None  # um
-    diameter: PositiveFloat | None = None  # px
+    diameter: PositiveFloat | Literal["auto", "native"] = "auto"  # px; auto: found where the image leaves doubt
     channel: int | None = None  # 0-based; None takes all the model can
     tta: bool = False  # mean over the eight flips and quarter turns
 

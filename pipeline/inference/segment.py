@@ -3,27 +3,34 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 
 from pipeline.config import FixedSize, ImageOptions
 from pipeline.errors import ImageError, ModelError
 from pipeline.inference.predict import choose_device, predict
+from pipeline.inference.sizing import Glance, choose_zoom, median_diameter
 from pipeline.model.bundle import TrainedModel
-from pipeline.model.prepare import fit, take_channels
+from pipeline.model.prepare import Preparation, fit, take_channels
 from pipeline.model.targets import decode, scale_areas
-from pipeline.types import Geometry, Image, ImageSource, Labels, Pixels
+from pipeline.scoring.confidence import Confidence, confidence
+from pipeline.types import Array, Geometry, Image, ImageSource, Labels, Pixels
 
 _MICROMETRES = {"um": 1.0, "mm": 1000.0}
 
 
 @dataclass(frozen=True)
 class Segmented:
-    """`labels` `(Y, X)` uint32 and `probabilities` `(K, Y, X)` float32 on the file's grid; `image` as it was read."""
+    """`labels` `(Y, X)` uint32 and `probabilities` `(K, Y, X)` float32 on the file's grid; `image` as it was read.
+
+    `statistics` are the zoom that was taken, the objects' median diameter (px) and what values were normalised by.
+    """
 
     labels: Labels
     probabilities: Pixels
+    confidence: Confidence
     image: Image
     statistics: dict[str, float | str]
     seconds: dict[str, float]
@@ -44,63 +51,86 @@ class Segmenter:
     ) -> Segmented:
         """Segment an opened 2-D image.
 
-        `options.pixel_size` (um) overrides the file's; `diameter` is the objects' typical one in file pixels. Raises
+        `options.pixel_size` (um) overrides the file's; `diameter` is the objects' typical one in file pixels, "auto"
+        finds it where the model was trained at its images' own size, "native" takes the image as it is. Raises
         ImageError for images the model cannot take and ModelError where the model does not know the size that was
         asked about.
         """
         seconds: dict[str, float] = {}
         with _timed(seconds, "read"):
             image = source.read()
-        labels, probabilities, statistics = self._answer(image, seconds, options)
-        return Segmented(labels, probabilities, image, statistics, seconds)
-
-    def _answer(
-        self,
-        image: Image,
-        seconds: dict[str, float],
-        options: ImageOptions,
-    ) -> tuple[Labels, Pixels, dict[str, float | str]]:
-        record = self.model.record
+        record, model = self.model.record, self.model
         with _timed(seconds, "prepare"):
             if image.pixels.ndim != 3:
                 raise ImageError("image", f"{image.pixels.ndim - 1}-D", "2-D, as the model is", "give a 2-D image")
             pixels = take_channels(image.pixels, record.prepare.channels, options.channel)
-            zoom = self._zoom(image.geometry, options.pixel_size, options.diameter)
-            preparation = fit(pixels, record.prepare, stride=record.stride, zoom=zoom)
-            prepared = preparation.apply(pixels)
         with _timed(seconds, "predict"):
-            planes = predict(self.model, prepared, self.device, tta=options.tta)
-            probabilities = preparation.undo(planes)
+            seen = self._look(pixels, image.geometry, options)
+        with _timed(seconds, "prepare"):
+            preparation = fit(pixels, record.prepare, stride=record.stride, zoom=seen.zoom)
+        with _timed(seconds, "predict"):
+            planes = seen.planes
+            if planes is None:
+                planes = predict(model, preparation.apply(pixels), self.device, tta=options.tta)
         with _timed(seconds, "decode"):
-            shrink = float(np.prod(preparation.original)) / float(np.prod(preparation.shape))
-            labels = decode(probabilities, record.target, scale_areas(self.model.thresholds, shrink))
+            labels, probabilities, sure = _decode(planes, preparation, model)
         statistics: dict[str, float | str] = {
-            "zoom": zoom,
+            "zoom": seen.zoom,
+            "diameter": round(median_diameter(labels), 2),
             "low": float(np.mean(preparation.offset)),
             "span": float(np.mean([1 / s if s else 0.0 for s in preparation.scale])),
             "windows": "exact" if record.halo is not None else "blended",
         }
-        return labels, probabilities, statistics
+        return Segmented(labels, probabilities, sure, image, statistics, seconds)
 
-    def _zoom(self, geometry: Geometry, pixel_size: float | None, diameter: float | None) -> float:
-        """Model pixels per file pixel."""
+    def _look(self, pixels: Array, geometry: Geometry, options: ImageOptions) -> Glance:
+        """The zoom that was told or found; what finding it has predicted already need not be predicted again."""
+        zoom = self._told_zoom(geometry, options)
+        if zoom is not None:
+            return Glance(zoom, np.nan, np.nan)
+        seen = choose_zoom(self.model, pixels, lambda prepared: predict(self.model, prepared, self.device))
+        return replace(seen, planes=None) if options.tta else seen
+
+    def _told_zoom(self, geometry: Geometry, options: ImageOptions) -> float | None:
+        """Model pixels per file pixel, as options, file and record say; None where the image itself has to."""
         record = self.model.record
-        if isinstance(record.prepare.size, FixedSize):
+        if isinstance(record.prepare.size, FixedSize) or options.diameter == "native":
             return 1.0
-        if diameter is not None:
+        if isinstance(options.diameter, float):
             if record.diameter is None:
                 raise ModelError("--diameter", "a model that records none", "one that does", "leave --diameter out")
-            return record.diameter / diameter
-        if pixel_size is not None and record.pixel_size is None:
+            return record.diameter / options.diameter
+        if options.pixel_size is not None and record.pixel_size is None:
             raise ModelError(
                 "--pixel-size", "a model without one", "one trained at a known size", "give --diameter instead"
             )
         if record.pixel_size is None:
-            return 1.0
-        size = pixel_size or geometry.spacing[-1] * _MICROMETRES.get(geometry.unit, np.nan)
+            return None if options.diameter == "auto" else 1.0
+        size = options.pixel_size or geometry.spacing[-1] * _MICROMETRES.get(geometry.unit, np.nan)
         if not np.isfinite(size):
             raise ImageError("image", "no pixel size", "one in micrometres", "give --pixel-size")
         return float(size) / record.pixel_size
+
+
+def _decode(planes: Pixels, preparation: Preparation, model: TrainedModel) -> tuple[Labels, Pixels, Confidence]:
+    """Labels, probabilities and confidence on the file's grid.
+
+    Objects are told apart on the finer of the two grids: the network's where the image was magnified, else the file's.
+    """
+    target, thresholds = model.record.target, model.thresholds
+    shrink = float(np.prod(preparation.original)) / float(np.prod(preparation.shape))
+    probabilities = preparation.undo(planes)
+    if shrink >= 1:
+        labels = decode(probabilities, target, scale_areas(thresholds, shrink))
+        return labels, probabilities, confidence(labels, probabilities, target)
+    fine = planes[:, : preparation.shape[0], : preparation.shape[1]]
+    labels = decode(fine, target, thresholds)
+    sure = confidence(labels, fine, target)
+    values = cv2.resize(labels.astype(np.int32), preparation.original[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    kept, inverse = np.unique(values, return_inverse=True)  # an object of less than a pixel may be gone
+    first = 0 if kept[0] == 0 else 1
+    labels = (inverse.reshape(values.shape) + first).astype(np.uint32)
+    return labels, probabilities, replace(sure, objects=sure.objects[kept[kept > 0] - 1])
 
 
 @contextmanager
@@ -109,4 +139,4 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     try:
         yield
     finally:
-        seconds[stage] = time.perf_counter() - start
+        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start

@@ -51,6 +51,7 @@ class ModelRecord(Strict):
     halo: int | None  # None: the network sees the whole field, its windows are blended
     diameter: float | None = None
     pixel_size: float | None = None  # um
+    confidence: float | None = None  # images below it are doubtful: on validation their AP@.5 was under .5
     weights_sha256: str = ""
     provenance: dict[str, Any] = Field(default_factory=dict)
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.types import Array, Image, Labels, Pixels
+from pipeline.types import Array, Image, Labels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +40,7 @@ FLAGS: dict[str, tuple[str, str]] = {  # code -> title, what to look for
     ),
 }
 
-MIN_CONFIDENCE = 0.6
+MIN_CONFIDENCE = 0.7  # for models that record none of their own
 MAX_BLUR = 0.5  # edge width over the objects' radius
 MIN_CONTRAST = 2.0  # objects above background, in standard deviations of the background
 MAX_SATURATED = 0.05
@@ -79,22 +79,20 @@ def edge_width(grey: NDArray[np.float32]) -> float:
     return math.sqrt(max(0.0, (1 / (steepest * math.sqrt(2 * math.pi))) ** 2 - 1.0)) if steepest > 0 else math.nan
 
 
-def appearance(image: Image, labels: Labels, probabilities: Pixels | None = None) -> dict[str, float]:
+def appearance(image: Image, labels: Labels) -> dict[str, float]:
     """The numbers of one image that flags are drawn from; columns of images.csv.
 
     `edge_width` px; `contrast` in standard deviations of the background (NaN without objects); `saturated` the part of
     the object pixels at the image's ceiling (0 for objects darker than their background); `touching` the part of the
-    objects at the frame; `median_area` px; `confidence` the mean of the first of `probabilities` (K, Y, X) over the
-    object pixels (NaN without either). A stack is judged by its middle plane.
+    objects at the frame; `median_area` px. A stack is judged by its middle plane.
     """
     pixels, flat = image.pixels, labels
     if labels.ndim == 3:
         pixels, flat = pixels[:, pixels.shape[1] // 2], labels[labels.shape[0] // 2]
-        probabilities = None if probabilities is None else probabilities[:, probabilities.shape[1] // 2]
     grey, inside = _grey(pixels), flat > 0
     objects, background = grey[inside], grey[~inside]
     numbers = {"edge_width": edge_width(grey), "contrast": math.nan, "saturated": 0.0, "touching": 0.0}
-    numbers |= {"median_area": math.nan, "confidence": math.nan}
+    numbers["median_area"] = math.nan
     if not objects.size:
         return numbers
     if background.size > 1:
@@ -107,8 +105,6 @@ def appearance(image: Image, labels: Labels, probabilities: Pixels | None = None
     frame = np.unique(np.concatenate([flat[0], flat[-1], flat[:, 0], flat[:, -1]]))
     numbers["touching"] = float(np.count_nonzero(frame)) / present.size
     numbers["median_area"] = float(np.median(areas[present]))
-    if probabilities is not None:
-        numbers["confidence"] = float(probabilities[0][inside].mean())
     return numbers
 
 
@@ -159,11 +155,14 @@ def _near(value: float, wanted: float, factor: float) -> bool:
     return not value > 0 or max(value / wanted, wanted / value) <= factor
 
 
-def flags(row: Mapping[str, Any], folder: Usual = UNKNOWN, diameter: float | None = None) -> list[str]:
+def flags(
+    row: Mapping[str, Any], folder: Usual = UNKNOWN, diameter: float | None = None, confidence: float | None = None
+) -> list[str]:
     """The codes (keys of FLAGS) that one image earns, in the order of FLAGS.
 
-    `row` has what `appearance` gives and `objects`, `density`; what is missing flags nothing. `diameter` (px) is the
-    one the model was trained on.
+    `row` has what `appearance` gives and `objects`, `density`, `confidence`; what is missing flags nothing.
+    The model's record says the rest: the `diameter` (px) of the objects it learned from, and the `confidence` below
+    which its predictions are doubtful.
 
     >>> flags({"objects": 0})
     ['no_objects']
@@ -179,7 +178,7 @@ def flags(row: Mapping[str, Any], folder: Usual = UNKNOWN, diameter: float | Non
     crowd = folder.distance("density", _number(row, "density"), 2.0)
     size = folder.distance("median_area", area, 1.6)
     found = {
-        "low_confidence": _number(row, "confidence") < MIN_CONFIDENCE,
+        "low_confidence": _number(row, "confidence") < (confidence or MIN_CONFIDENCE),
         "blurred": width / radius > MAX_BLUR or folder.distance("edge_width", width, 1.8) > UNUSUAL,
         "low_contrast": _number(row, "contrast") < MIN_CONTRAST,
         "saturated": _number(row, "saturated") > MAX_SATURATED,
@@ -192,8 +191,10 @@ def flags(row: Mapping[str, Any], folder: Usual = UNKNOWN, diameter: float | Non
     return [code for code in FLAGS if found.get(code)]
 
 
-def flag_images(images: "pd.DataFrame", diameter: float | None = None) -> list[str]:
+def flag_images(images: "pd.DataFrame", diameter: float | None = None, confidence: float | None = None) -> list[str]:
     """The flags of every row of images.csv, joined by ";": "" for images that are well, and for those that failed."""
     folder = usual(images)
     rows: list[dict[str, Any]] = images.to_dict("records")  # type: ignore[assignment]
-    return [";".join(flags(row, folder, diameter)) if row.get("status", "done") == "done" else "" for row in rows]
+    done = [row.get("status", "done") == "done" for row in rows]
+    found = (flags(row, folder, diameter, confidence) if well else [] for row, well in zip(rows, done, strict=True))
+    return [";".join(codes) for codes in found]

@@ -32,6 +32,7 @@ class Collected:
     rows: tuple[Mapping[str, Any], ...]
     entries: tuple[Entry, ...]  # the images that are done, in the order of the tables
     diameter: float | None
+    confidence: float | None
     key: str
     changed: bool
     flags: list[str] = field(default_factory=list)
@@ -73,19 +74,22 @@ def collect(plan: Plan, ledger: Ledger, run: str) -> Collected:
     cases = sorted((*plan.cases, *plan.others), key=lambda case: case.relative)
     rows = tuple(_row(case, ledger.entries.get(case.relative), case.relative in lost) for case in cases)
     entries = tuple(ledger.entries[row["path"]] for row in rows if row["status"] == "done")
-    diameter = _expected_diameter(plan)
+    diameter, confidence = _expected(plan)
     places = [(entry.shard, entry.rows) for entry in entries]
-    text = json.dumps([rows, places, diameter], sort_keys=True)
+    text = json.dumps([rows, places, diameter, confidence], sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()
-    return Collected(rows, entries, diameter, key, not _stand(plan.config.out, key))
+    return Collected(rows, entries, diameter, confidence, key, not _stand(plan.config.out, key))
 
 
-def _expected_diameter(plan: Plan) -> float | None:
-    """The model's typical object in pixels of the files; unknown where they were brought to another scale."""
-    scaled = plan.config.diameter is not None or plan.config.pixel_size is not None
+def _expected(plan: Plan) -> tuple[float | None, float | None]:
+    """Diameter (px of the files) and confidence of the model's usual images.
+
+    The diameter is unknown where they were brought to another scale.
+    """
+    scaled = plan.config.diameter not in ("auto", "native") or plan.config.pixel_size is not None
     record = read_record(plan.model)
     known = record.get("diameter") if not scaled and record.get("pixel_size") is None else None
-    return float(known) if known else None
+    return float(known) if known else None, record.get("confidence")
 
 
 def read_mark(out: Path, key: str | None = None) -> dict[str, Product]:
@@ -116,7 +120,7 @@ def write_tables(out: Path, collected: Collected) -> "pd.DataFrame":
     from pipeline.results.tables import format_images, write_objects
 
     frame = collected.frame()
-    frame["flags"] = flag_images(frame, collected.diameter)
+    frame["flags"] = flag_images(frame, collected.diameter, collected.confidence)
     rows = [dict(row) | {"flags": text} for row, text in zip(collected.rows, frame["flags"], strict=True)]
     with writing(out):
         write_objects(out, out / SHARDS, collected.entries)

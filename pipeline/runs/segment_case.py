@@ -19,10 +19,12 @@ from pipeline.results.ledger import Entry, Product, Stamp, stamp
 from pipeline.results.lock import STATE, is_output_trouble, output_error, writing
 from pipeline.results.names import label_suffix
 from pipeline.runs.stages import Stages, Watched
-from pipeline.types import Case, Image, ImageSource, Labels, Pixels
+from pipeline.types import Case, Image, ImageSource, Labels
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from pipeline.scoring.confidence import Confidence
 
 log = logging.getLogger("maskline.segment")
 TRIED = 50_000_000  # values; a larger image is not read twice
@@ -50,7 +52,7 @@ class Answer(Protocol):
     @property
     def labels(self) -> Labels: ...
     @property
-    def probabilities(self) -> Pixels | None: ...
+    def confidence(self) -> "Confidence | None": ...
     @property
     def image(self) -> Image: ...
     @property
@@ -176,7 +178,7 @@ def _finish(case: Case, job: ChunkJob, answer: Answer, source: Product, stages: 
     from pipeline.scoring.measure import measure
 
     with stages.stage("measure"):
-        objects = measure(answer.labels, answer.image, answer.probabilities)
+        objects = measure(answer.labels, answer.image, answer.confidence.objects if answer.confidence else None)
         row = _row(answer, objects)
     with stages.stage("write"):
         outputs = _write(case, job, answer)
@@ -210,7 +212,8 @@ def _row(answer: Answer, objects: "pd.DataFrame") -> dict[str, Any]:
         "planes": shape[0] if len(shape) == 3 else 1,
         "channels": int(answer.image.pixels.shape[0]),
         "dtype": str(answer.image.pixels.dtype),
-        **appearance(answer.image, answer.labels, answer.probabilities),
+        **appearance(answer.image, answer.labels),
+        "confidence": answer.confidence.image if answer.confidence else None,
         **{f"model_{name}": value for name, value in answer.statistics.items()},
     }
     return {name: _plain(value) for name, value in row.items()}

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import MaskError
 from pipeline.scoring.outline import convex_areas, perimeters
-from pipeline.types import Array, Geometry, Image, Labels, Pixels
+from pipeline.types import Array, Geometry, Image, Labels
 
 if TYPE_CHECKING:
     import pandas
@@ -81,7 +81,7 @@ class _Objects:
         return np.bincount(self.code, weights=values, minlength=self.labels.size).astype(np.float64)
 
 
-def measure(labels: Labels, image: Image, probabilities: Pixels | None = None) -> "pandas.DataFrame":
+def measure(labels: Labels, image: Image, confidence: Floats | None = None) -> "pandas.DataFrame":
     """Measure every object of `labels` `(Y, X)` on `image` `(C, Y, X)`, ordered by label.
 
     Parameters
@@ -90,8 +90,8 @@ def measure(labels: Labels, image: Image, probabilities: Pixels | None = None) -
         0 is background; ids need not be consecutive.
     image : Image
         Intensities are the file's own values, per channel (`_c0`, `_c1`, ...). Its geometry decides the units.
-    probabilities : float32 `(K, Y, X)`, optional
-        `confidence` is the mean of channel 0 (foreground) inside the object; NaN without probabilities.
+    confidence : float64 `(n,)`, optional
+        Of each object in the order of the labels, as `pipeline.scoring.confidence` gives it; NaN without.
 
     Returns
     -------
@@ -103,37 +103,30 @@ def measure(labels: Labels, image: Image, probabilities: Pixels | None = None) -
     Raises
     ------
     MaskError
-        Labels are not 2-D, or lie on another grid than the image or the probabilities.
+        Labels are not 2-D, or lie on another grid than the image, or have other objects than `confidence`.
     """
     import pandas as pd
 
-    _check(labels, image, probabilities)
+    _check(labels, image)
     objects = _objects(labels)
     found: dict[str, Array] = {"label": objects.labels, **_place(objects, labels.shape)}
     found |= _size(objects, labels, image.geometry)
     for channel, plane in enumerate(image.pixels):
         found |= {f"intensity_{k}_c{channel}": v for k, v in _intensities(objects, plane).items()}
-    areas = objects.areas.astype(np.float64)
-    found["confidence"] = (
-        np.full(areas.size, np.nan)
-        if probabilities is None
-        else objects.sums(probabilities[0].ravel()[objects.order]) / areas
-    )
+    if confidence is not None and confidence.size != objects.labels.size:
+        came, wanted = f"{confidence.size} confidences", f"{objects.labels.size}, as many as there are objects"
+        raise MaskError("labels", came, wanted, "measure the labels that the confidences are of")
+    found["confidence"] = np.full(objects.labels.size, np.nan) if confidence is None else confidence
     units = ["px"] if image.geometry.unit == "px" else ["px", image.geometry.unit]
     return pd.DataFrame({name: found[name] for name in _columns(units, image.pixels.shape[0])})
 
 
-def _check(labels: Labels, image: Image, probabilities: Pixels | None) -> None:
+def _check(labels: Labels, image: Image) -> None:
     if labels.ndim != 2:
         raise MaskError("labels", f"{labels.ndim}-D labels", "2-D", "measure each plane by itself")
-    grids = {"the image's": image.spatial_shape}
-    if probabilities is not None:
-        grids["the probabilities'"] = tuple(probabilities.shape[1:])
-    for whose, shape in grids.items():
-        if labels.shape != shape:
-            raise MaskError(
-                "labels", f"shape {labels.shape}", f"{whose} {shape}", "measure labels on the grid they were made on"
-            )
+    if labels.shape != image.spatial_shape:
+        wanted = f"the image's {image.spatial_shape}"
+        raise MaskError("labels", f"shape {labels.shape}", wanted, "measure labels on the grid they were made on")
 
 
 def _objects(labels: Labels) -> _Objects:

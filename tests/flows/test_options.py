@@ -3,7 +3,7 @@
 import click
 import pytest
 
-from flows.options import Duration, given, parse_duration
+from flows.options import Diameter, Duration, given, parse_duration
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,16 @@ def test_other_durations_are_refused(text):
 def test_only_what_was_said_overrides():
     """0 was said; None, False and no values were not."""
     assert given({"a": 0, "b": None, "c": False, "d": (), "e": "", "f": ("x",)}) == {"a": 0, "e": "", "f": ("x",)}
+
+
+@pytest.mark.parametrize(("text", "value"), [("30", 30.0), ("7.5", 7.5), ("auto", "auto"), ("native", "native")])
+def test_a_diameter_is_pixels_or_a_word(text, value):
+    """Pixels, or how to do without."""
+    assert Diameter().convert(text, None, None) == value
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "nan", "large", ""])
+def test_no_diameter_is_refused(text):
+    """Said with what was wanted."""
+    with pytest.raises(click.UsageError, match="auto, nor native"):
+        Diameter().convert(text, None, None)

@@ -1,52 +1,17 @@
 """Tiles give the whole-image answer; every pixel lies in exactly one core."""
 
-from dataclasses import dataclass, field
-from pathlib import Path
-
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_model import Source, make_model
 
-import unet
-from pipeline.config import ImageOptions, NucleiUNet, PrepareConfig, SeparatedTarget
+from pipeline.config import ImageOptions
 from pipeline.errors import ImageError, ModelError
 from pipeline.inference.predict import predict
 from pipeline.inference.segment import Segmenter
 from pipeline.inference.windows import plan_tiles
-from pipeline.model.bundle import ModelRecord, TrainedModel, describe_network
-from pipeline.types import Geometry, Image, Window
-
-
-def make_model(diameter: float | None = None, channels: int = 3) -> TrainedModel:
-    config = NucleiUNet(filters=(4, 6, 8), in_channels=channels)
-    torch.manual_seed(2)
-    network = unet.build(config.kind, **config.model_dump(exclude={"kind"})).eval()
-    stride, halo = describe_network(network, channels)
-    record = ModelRecord(
-        name="t",
-        network=config,
-        prepare=PrepareConfig(channels=channels),
-        target=SeparatedTarget(),
-        outputs=("foreground", "border", "distance"),
-        stride=stride,
-        halo=halo,
-        diameter=diameter,
-    )
-    return TrainedModel(network, record, "digest")
-
-
-@dataclass
-class Source:
-    """An image in memory that acts as an opened file."""
-
-    pixels: np.ndarray
-    geometry: Geometry = field(default_factory=Geometry.pixels)
-    path: Path = Path("memory")
-
-    def read(self, window: Window | None = None) -> Image:
-        return Image(self.pixels, self.geometry)
+from pipeline.model.bundle import TrainedModel
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5), st.integers(0, 3), st.sampled_from([1, 4]))
@@ -102,11 +67,11 @@ def test_test_time_augmentation_is_the_mean_of_eight_views() -> None:
 def test_segmenting_keeps_the_file_s_grid() -> None:
     """Any size, also with a diameter that rescales: labels and probabilities have the file's height and width."""
     pixels = np.random.default_rng(0).integers(0, 255, (1, 45, 70)).astype(np.uint8)
-    for diameter in (None, 30.0, 7.5):
+    for diameter in ("native", 30.0, 7.5):
         found = Segmenter(make_model(diameter=15.0), "cpu").segment(Source(pixels), ImageOptions(diameter=diameter))
         assert found.labels.shape == (45, 70) and found.labels.dtype == np.uint32
         assert found.probabilities.shape == (3, 45, 70)
-        assert found.statistics["zoom"] == (15.0 / diameter if diameter else 1.0)
+        assert found.statistics["zoom"] == (15.0 / diameter if diameter != "native" else 1.0)
         assert set(found.seconds) == {"read", "prepare", "predict", "decode"}
 
 

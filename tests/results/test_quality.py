@@ -26,9 +26,9 @@ def nuclei(
     return Image(pixels[None], Geometry.pixels()), labels
 
 
-def judge(image: Image, labels: np.ndarray, probabilities: np.ndarray | None = None) -> list[str]:
+def judge(image: Image, labels: np.ndarray, confidence: float | None = None) -> list[str]:
     objects = len(np.unique(labels)) - 1
-    return flags({"objects": objects, **appearance(image, labels, probabilities)})
+    return flags({"objects": objects, "confidence": confidence, **appearance(image, labels)})
 
 
 def with_pixels(image: Image, pixels: np.ndarray) -> Image:
@@ -63,17 +63,16 @@ def test_doctests_hold():
 def test_good_images_have_no_flag():
     """Sharp, bright, well inside the range: nothing to say."""
     image, labels = nuclei()
-    probabilities = np.where(labels > 0, 0.95, 0.02).astype(np.float32)[None]
-    assert judge(image, labels, probabilities) == []
+    assert judge(image, labels, 0.95) == []
 
 
 def test_numbers_by_hand():
     """Four pixels, two objects: every number can be checked by eye."""
     pixels = np.array([[[10, 10, 200], [0, 0, 200], [0, 0, 0]]], np.uint8)
     labels = np.array([[1, 1, 2], [0, 0, 2], [0, 0, 0]], np.uint32)
-    got = appearance(Image(pixels, Geometry.pixels()), labels, np.full((2, 3, 3), 0.75, np.float32))
+    got = appearance(Image(pixels, Geometry.pixels()), labels)
     assert got["saturated"] == 0.5  # the two of 200, of four
-    assert (got["touching"], got["median_area"], got["confidence"]) == (1.0, 2.0, 0.75)
+    assert (got["touching"], got["median_area"]) == (1.0, 2.0)
     assert got["contrast"] > 1e6  # the background is without any spread
 
 
@@ -112,9 +111,11 @@ def test_faint_objects_are_flagged():
 
 
 def test_unsure_models_are_flagged():
-    """Mean probability of .5 within the objects."""
+    """Below .7, or below what the model's record says."""
     image, labels = nuclei()
-    assert judge(image, labels, np.full((1, 200, 200), 0.5, np.float32)) == ["low_confidence"]
+    assert judge(image, labels, 0.5) == ["low_confidence"]
+    row = {"objects": 9, "confidence": 0.8}
+    assert flags(row) == [] and flags(row, confidence=0.85) == ["low_confidence"]
 
 
 def test_nothing_found_is_flagged():

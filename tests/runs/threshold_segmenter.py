@@ -13,8 +13,8 @@ from pipeline.types import Image, ImageSource, Labels
 @dataclass
 class ThresholdAnswer:
     labels: Labels
-    probabilities: Any
     image: Image
+    confidence: Any = None
     statistics: dict[str, float | str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -32,4 +32,4 @@ class ThresholdSegmenter:
         self.seen.append(source.path.name)
         bright = image.pixels.mean(axis=0) > 100
         labels = ndimage.label(bright)[0].astype(np.uint32)
-        return ThresholdAnswer(labels, bright[None].astype(np.float32), image, {"zoom": 1.0})
+        return ThresholdAnswer(labels, image, statistics={"zoom": 1.0})

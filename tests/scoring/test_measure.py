@@ -132,11 +132,10 @@ def test_a_single_pixel_has_a_row():
     assert np.isnan(row["circularity"])
 
 
-def test_confidence_is_the_mean_foreground_inside():
-    """Channel 0 of the probabilities, averaged over the object's own pixels."""
+def test_confidence_goes_with_its_object():
+    """In the order of the labels; not known where it was not given."""
     labels = np.array([[1, 1, 0, 2]], np.uint32)
-    probabilities = np.array([[[0.5, 1.0, 0.1, 0.25]], [[0, 0, 0, 0]]], np.float32)
-    table = measure(labels, picture((1, 4)), probabilities)
+    table = measure(labels, picture((1, 4)), np.array([0.75, 0.25]))
     assert table["confidence"].tolist() == [0.75, 0.25]
     assert measure(labels, picture((1, 4)))["confidence"].isna().all()
 
@@ -169,15 +168,15 @@ def test_a_union_of_columns_is_put_in_order():
 
 
 @pytest.mark.parametrize(
-    ("labels", "probabilities", "said"),
+    ("labels", "confidence", "said"),
     [
         (np.zeros((2, 4, 4), np.uint32), None, "3-D labels"),
         (np.zeros((4, 5), np.uint32), None, "the image's (4, 4)"),
-        (np.zeros((4, 4), np.uint32), np.zeros((1, 5, 4), np.float32), "the probabilities' (5, 4)"),
+        (np.zeros((4, 4), np.uint32), np.zeros(2), "2 confidences"),
     ],
 )
-def test_labels_of_another_grid_are_refused(labels, probabilities, said):
+def test_labels_of_another_grid_are_refused(labels, confidence, said):
     """Nothing is measured on pixels that are not its own."""
     with pytest.raises(MaskError) as error:
-        measure(labels, picture((4, 4)), probabilities)
+        measure(labels, picture((4, 4)), confidence)
     assert said in str(error.value)
