@@ -122,7 +122,9 @@ def evaluate_case(case: Case, segmenter: "Segmenter", options: ImageOptions, out
         scored.per_image.append(failed_case(case, error))
         return
     write_labels(path, answer.labels, answer.image.geometry, case.image)
-    scored.add(CaseScore(case.id, counts, truth.modality, case.group), answer.image, truth.labels, answer.labels)
+    sure = answer.confidence.image if answer.confidence else None
+    one = CaseScore(case.id, counts, truth.modality, case.group, confidence=sure)
+    scored.add(one, answer.image, truth.labels, answer.labels)
 
 
 def write_evaluation(out: Path, scores: Mapping[str, Any], scored: Scored) -> None:

@@ -18,6 +18,9 @@ from pipeline.data.manifest import Manifest
 from pipeline.model.bundle import ModelRecord, describe_network, record_thresholds, save_model
 from pipeline.model.targets import Thresholds, channel_names, decode
 from pipeline.results.run import Run
+from pipeline.scoring.confidence import confidence
+from pipeline.scoring.metrics import match
+from pipeline.scoring.ranking import doubtful_below
 from pipeline.training.dataset import Example
 from pipeline.training.train import Training
 from pipeline.training.validate import Answer, tune_thresholds
@@ -47,6 +50,16 @@ def _diameter(examples: Sequence[Example]) -> float | None:
     areas = [np.bincount(e.labels.ravel())[1:] for e in examples]
     flat = np.concatenate(areas)
     return float(np.median(2 * np.sqrt(flat[flat > 0] / np.pi)).round(2)) if (flat > 0).any() else None
+
+
+def _doubtful_below(found: Sequence[Answer], config: TrainConfig, thresholds: Thresholds) -> float:
+    """The confidence under which validation images came out badly."""
+    confidences, ap50 = [], []
+    for answer in found:
+        labels = decode(answer.probabilities, config.target, thresholds)
+        confidences.append(confidence(labels, answer.probabilities, config.target).image)
+        ap50.append(match(answer.truth, labels).ap(0.5))
+    return round(doubtful_below(confidences, ap50), 4)
 
 
 def _table(history: Sequence[Mapping[str, float]]) -> bytes:
@@ -82,6 +95,7 @@ def keep_model(
         stride=stride,
         halo=halo,
         diameter=_diameter(examples),
+        confidence=_doubtful_below(found, config, thresholds),
         provenance=_provenance(config, manifest, training, ended, score),
     )
     return save_model(out / "model", training.average, record, half=True), thresholds, score

@@ -63,6 +63,11 @@ def _groups(groups: Mapping[str, Any], width: int) -> list[str]:
 
 def _remarks(scores: Mapping[str, Any]) -> list[str]:
     lines = []
+    ranked = scores.get("confidence", {})
+    if ranked.get("auroc") is not None:
+        interval = f"{ranked['auroc_low']:.3f} to {ranked['auroc_high']:.3f}"
+        what = f"{ranked['bad']} images with AP@.5 below .5"
+        lines.append(f"confidence ranks the {what}: AUROC {ranked['auroc']:.3f} (95 % {interval})")
     if scores["both_empty"]:
         lines.append(f"{scores['both_empty']} images empty in truth and prediction: they score 1")
     if scores["missing"]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.scoring.metrics import STEPS, THRESHOLDS, Scores
+from pipeline.scoring.ranking import rank_bad
 from pipeline.types import FORMAT_VERSION, Modality
 
 Floats = NDArray[np.float64]
@@ -36,14 +37,16 @@ class CaseScore:
     missing: bool = False  # there was no prediction: scored as an empty one
     error: str = ""
     hint: str = ""
+    confidence: float | None = None  # of the model in its own prediction, where a model made it
 
     @property
     def row(self) -> dict[str, Any]:
         """What scores.csv says of it; an image in error has no numbers."""
         status = "failed" if self.error else "missing" if self.missing else "scored"
         s = self.scores
+        sure = "" if self.confidence is None else _round(self.confidence)
         head: dict[str, Any] = {"case": self.case, "modality": self.modality, "group": self.group, "status": status}
-        tail = {"empty": s.empty, "error": self.error, "hint": self.hint}
+        tail = {"confidence": sure, "empty": s.empty, "error": self.error, "hint": self.hint}
         if self.error:
             return head | dict.fromkeys(ROW_NUMBERS, "") | {**tail, "empty": ""}
         return head | {name: _round(value(s)) for name, value in ROW_NUMBERS.items()} | tail
@@ -93,9 +96,20 @@ def summarise(per_image: Sequence[CaseScore], bootstrap: int = 1000, seed: int =
         "curve": _curve(whole),
         "by_modality": _parts(scored, [one.modality for one in scored], bootstrap, seed),
         "by_group": _parts(scored, [one.group for one in scored], bootstrap, seed) if groups else {},
+        **_confidence(scored, units, bootstrap, seed),
         "missing": [one.case for one in scored if one.missing],
         "errors": [{"case": one.case, "error": one.error, "hint": one.hint} for one in per_image if one.error],
     }
+
+
+def _confidence(
+    scored: Sequence[CaseScore], units: NDArray[np.int64], bootstrap: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """How well the confidences rank bad images; nothing where there are none."""
+    sure = [one.confidence for one in scored if one.confidence is not None]
+    if len(sure) < len(scored):
+        return {}
+    return {"confidence": rank_bad(sure, [one.scores.ap(0.5) for one in scored], units, bootstrap, seed)}
 
 
 def _units(scored: Sequence[CaseScore]) -> tuple[NDArray[np.int64], bool]:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.scoring.metrics import Scores, match
+from pipeline.scoring.metrics import STEPS, Scores, match
+from pipeline.scoring.present import score_table
 from pipeline.scoring.summary import NAMES, ROW_NUMBERS, CaseScore, summarise
 
 PROMISED = {"dice_mean", "dice_pooled", "iou_mean", "ap50", "ap75", "map", "map_pooled", "f1_50", "pq", "aji"}
@@ -153,3 +154,14 @@ def test_nothing_to_score_is_an_error(rows):
     """No numbers are made up where there is no image."""
     with pytest.raises(InputError, match="no image that can be scored"):
         summarise(rows)
+
+
+def test_confidence_is_judged_where_every_image_has_one():
+    """Its AUROC stands beside the scores and in the rows; label files of others have none."""
+    good, bad = Scores(true=1, predicted=1, tp=(1,) * len(STEPS)), Scores(true=1, predicted=1)
+    images = [CaseScore(str(k), bad if k < 3 else good, confidence=k / 10) for k in range(8)]
+    scores = summarise(images, bootstrap=20)
+    assert scores["confidence"]["auroc"] == 1.0 and scores["confidence"]["bad"] == 3
+    assert images[3].row["confidence"] == 0.3
+    assert "confidence ranks the 3 images" in score_table(scores)
+    assert "confidence" not in summarise([*images, CaseScore("x", good)], bootstrap=20)
