@@ -353,12 +353,12 @@ def test_error_of_any_kind_in_one_image_stays_with_it(run, segmenter, monkeypatc
     """MemoryError, a bug in a library: a row with a hint; the other five are done."""
     real = type(segmenter).segment
 
-    def fails(self, source, **asked):
+    def fails(self, source, *asked):
         if source.path.name == "00.png":
             raise MemoryError("too large")
         if source.path.name == "01.png":
             raise ZeroDivisionError("division by zero")
-        return real(self, source, **asked)
+        return real(self, source, *asked)
 
     monkeypatch.setattr(type(segmenter), "segment", fails)
     summary = run(max_failed_fraction=1.0)
@@ -375,8 +375,8 @@ def test_file_that_grows_while_it_is_read_is_not_believed(run, segmenter, monkey
     """A file still being copied fails now and is done by the next run."""
     real = type(segmenter).segment
 
-    def grows(self, source, **asked):
-        answer = real(self, source, **asked)
+    def grows(self, source, *asked):
+        answer = real(self, source, *asked)
         if source.path.name == "00.png" and len(self.seen) <= 6:
             with source.path.open("ab") as file:
                 file.write(b"more")
