@@ -40,6 +40,7 @@ from pipeline.inference.predict import choose_device
 from pipeline.training.augment import ChannelsFirst, EncodeTargetd, RandColourd
 from pipeline.training.dataset import CropDataset, Example, load_examples
 from pipeline.training.train import Training, start_training, train_step
+from unet.losses import DiceBCELoss
 
 BOTH = ("image", "label")
 
@@ -118,7 +119,7 @@ def plain_training(config: TrainConfig, device: str) -> Any:
     """The step as tutorials write it: the network as it is built, AdamW by default, no clipping, no average."""
     network = unet.build(config.network.kind, **config.network.model_dump(exclude={"kind"})).to(device).train()
     optimiser = torch.optim.AdamW(network.parameters(), config.optimiser.lr)
-    loss_function = unet.DiceBCELoss(config.loss.dice, config.loss.bce, config.loss.channels).to(device)
+    loss_function = DiceBCELoss(config.loss.dice, config.loss.bce, config.loss.channels).to(device)
 
     def step(batch: dict[str, torch.Tensor]) -> float:
         image, target = torch.as_tensor(batch["image"]).to(device), torch.as_tensor(batch["target"]).to(device)

@@ -1,6 +1,8 @@
 """The house: which way imports point, how large a module and a function may be, and what nobody may do."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,9 @@ def test_nobody_pickles():
     }
     assert imported
     assert PICKLES.isdisjoint(imported)
+
+
+def test_segmenting_does_without_monai():
+    """Its import takes seconds; only training and networks of MONAI's pay for it."""
+    code = "import sys, pipeline.inference.segment, pipeline.runs.segment_case; sys.exit('monai' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

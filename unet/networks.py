@@ -11,10 +11,18 @@ from unet.ensemble import Ensemble
 from unet.guide import GuideUNet
 from unet.nuclei import NucleiUNet
 
+
+def _monai_basic_unet(**parameters: Any) -> nn.Module:
+    from unet.monai_networks import MonaiBasicUNet  # only those who ask for it pay for importing MONAI
+
+    return MonaiBasicUNet(**parameters)
+
+
 _NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "guide_unet": GuideUNet,
     "nuclei_unet": NucleiUNet,
     "efficient_unet": EfficientUNet,
+    "monai_basic_unet": _monai_basic_unet,
     "ensemble": lambda member, count: Ensemble([build(**member) for _ in range(count)]),
 }
 

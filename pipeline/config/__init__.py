@@ -1,7 +1,15 @@
 """Every job's configuration: frozen, nothing unknown allowed, a choice is a tagged union (`kind:`)."""
 
 from pipeline.config.jobs import EvaluateConfig, ImageOptions, IngestConfig, SegmentConfig
-from pipeline.config.networks import EfficientUNet, Ensemble, GuideUNet, NetworkConfig, NucleiUNet, SingleNetwork
+from pipeline.config.networks import (
+    EfficientUNet,
+    Ensemble,
+    GuideUNet,
+    MonaiBasicUNet,
+    NetworkConfig,
+    NucleiUNet,
+    SingleNetwork,
+)
 from pipeline.config.strict import Strict, build_config, load_config, read_tree
 from pipeline.config.training import (
     Adam,
@@ -48,6 +56,7 @@ __all__ = [
     "LastFraction",
     "ManifestValidation",
     "MaskTarget",
+    "MonaiBasicUNet",
     "NativeSize",
     "NetworkConfig",
     "NoAugmentation",

@@ -37,7 +37,16 @@ class EfficientUNet(Strict):
     deep_supervision: bool = False
 
 
-SingleNetwork = Annotated[GuideUNet | NucleiUNet | EfficientUNet, Field(discriminator="kind")]
+class MonaiBasicUNet(Strict):
+    """MONAI's BasicUNet with its default features."""
+
+    kind: Literal["monai_basic_unet"] = "monai_basic_unet"
+    in_channels: PositiveInt = 3
+    out_channels: PositiveInt = 1
+    filters: Annotated[tuple[PositiveInt, ...], Field(min_length=6, max_length=6)] = (32, 32, 64, 128, 256, 32)
+
+
+SingleNetwork = Annotated[GuideUNet | NucleiUNet | EfficientUNet | MonaiBasicUNet, Field(discriminator="kind")]
 
 
 class Ensemble(Strict):
@@ -48,4 +57,6 @@ class Ensemble(Strict):
     count: PositiveInt
 
 
-NetworkConfig = Annotated[GuideUNet | NucleiUNet | EfficientUNet | Ensemble, Field(discriminator="kind")]
+NetworkConfig = Annotated[
+    GuideUNet | NucleiUNet | EfficientUNet | MonaiBasicUNet | Ensemble, Field(discriminator="kind")
+]

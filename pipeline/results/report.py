@@ -190,7 +190,7 @@ def _plots(cards: Sequence[Card], objects: "pd.DataFrame | None") -> list[tuple[
         unit = "um" if "equivalent_diameter_um" in objects and objects["equivalent_diameter_um"].notna().all() else "px"
         for title, column, label in (
             ("Size of the objects", f"equivalent_diameter_{unit}", f"equivalent diameter, {unit.replace('um', 'µm')}"),
-            ("Confidence", "confidence", "mean foreground probability of an object"),
+            ("Confidence", "confidence", "how sharp an object is, and how well it agrees with the network, 0 to 1"),
         ):
             if column in objects:
                 found.append((title, histogram(np.asarray(objects[column], np.float64), title, label)))

@@ -24,6 +24,7 @@ from pipeline.training.dataset import CropDataset, Example, WholeDataset, build_
 from pipeline.training.published import imagenet_weights
 from pipeline.training.validate import validate
 from pipeline.types import Event, Watch, unwatched
+from unet.losses import DiceBCELoss
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Training:
     network: nn.Module
     average: nn.Module
     optimiser: torch.optim.Optimizer
-    loss: unet.DiceBCELoss
+    loss: DiceBCELoss
     device: str
     progress: Progress
     best: dict[str, Tensor]
@@ -82,7 +83,7 @@ def start_training(
     else:
         optimiser = torch.optim.Adam(groups, config.optimiser.lr, eps=1e-7, fused=True)  # Keras' epsilon
     exclusive = isinstance(config.target, ThreeClassTarget)
-    loss = unet.DiceBCELoss(config.loss.dice, config.loss.bce, config.loss.channels, softmax=exclusive).to(device)
+    loss = DiceBCELoss(config.loss.dice, config.loss.bce, config.loss.channels, softmax=exclusive).to(device)
     return Training(config, network, average, optimiser, loss, device, Progress(), {}, budget)
 
 

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
-import unet
 from pipeline.config import FixedSize, MaskTarget, Target, TrainConfig
 from pipeline.model.targets import Thresholds, activate, decode
 from pipeline.scoring.metrics import Scores, match
 from pipeline.training.dataset import Example, grid_target
 from pipeline.types import Event, Labels, Pixels, Watch, unwatched
+from unet.losses import DiceBCELoss
 
 WINDOW = 384
 
@@ -47,7 +47,7 @@ def answers(
     network: nn.Module,
     examples: Sequence[Example],
     config: TrainConfig,
-    loss: unet.DiceBCELoss,
+    loss: DiceBCELoss,
     device: str,
     window: int | None = None,
 ) -> Iterator[Answer]:
@@ -70,7 +70,7 @@ def validate(
     examples: Sequence[Example],
     config: TrainConfig,
     thresholds: Thresholds,
-    loss: unet.DiceBCELoss,
+    loss: DiceBCELoss,
     device: str,
 ) -> dict[str, float]:
     """val_loss, val_dice, val_iou, val_map (means over images), val_ap50 (pooled)."""

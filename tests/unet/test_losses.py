@@ -5,7 +5,7 @@ import torch
 from monai.losses import DiceLoss
 from torch.nn import functional as F
 
-from unet import DiceBCELoss
+from unet.losses import DiceBCELoss
 
 LOGITS = torch.tensor([[[[2.0, -1.0], [0.5, -3.0]]]])
 TARGET = torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]])

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import unet
-from pipeline.config import EfficientUNet, Ensemble, GuideUNet, NetworkConfig, NucleiUNet
+from pipeline.config import EfficientUNet, Ensemble, GuideUNet, MonaiBasicUNet, NetworkConfig, NucleiUNet
 
 KINDS = [
     GuideUNet(),
@@ -14,8 +14,9 @@ KINDS = [
     NucleiUNet(deep_supervision=True),
     EfficientUNet(),
     EfficientUNet(deep_supervision=True),
+    MonaiBasicUNet(),
+    Ensemble(member=NucleiUNet(filters=(4, 4, 4, 4, 4)), count=2),
 ]
-KINDS.append(Ensemble(member=NucleiUNet(filters=(4, 4, 4, 4, 4)), count=2))
 
 
 def make(config: NetworkConfig) -> nn.Module:
@@ -63,7 +64,9 @@ def test_every_configured_kind_builds_and_every_kind_is_configured() -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [NucleiUNet(deep_supervision=True), EfficientUNet(deep_supervision=True)], ids=lambda c: c.kind
+    "config",
+    [NucleiUNet(deep_supervision=True), EfficientUNet(deep_supervision=True)],
+    ids=lambda c: c.kind,
 )
 def test_deep_supervision_gives_each_level_its_logits(config: NetworkConfig) -> None:
     """While training: finest first, each level half the size of the one before."""
