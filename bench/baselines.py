@@ -14,16 +14,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from pipeline.config import EvaluateConfig
 from pipeline.data.images import open_image
 from pipeline.data.labels import write_labels
 from pipeline.errors import MasklineError
 from pipeline.runs.evaluate_model import evaluate_model
 from pipeline.runs.score_labels import find_truth, score_folder
-from pipeline.scoring.classical import otsu_watershed
+from pipeline.scoring.classical import otsu_watershed, separate_by_distance
 from pipeline.scoring.present import score_table
 
 OTSU = "Otsu + distance watershed"
+BROAD = "public U-Net (broad) + watershed"
 COMPARED = ("map", "ap50", "ap75", "f1_50", "dice_mean", "pq", "aji")
 
 
@@ -38,6 +42,26 @@ def score_otsu(data: Path, split: str, out: Path) -> tuple[dict[str, Any], float
         spent += time.perf_counter() - start
         write_labels(out / "labels" / f"{case.id}.tif", labels, image.geometry)
     return score_folder(out, data, out=out, split=split), spent / len(cases)
+
+
+def score_broad(data: Path, split: str, folder: Path, out: Path) -> dict[str, Any]:
+    """The public nuclei U-Net of the bioimage.io collection + watershed: `weights.pt` of its folder (TorchScript).
+
+    As its description has it: one channel of zero mean and unit variance, sigmoid after, foreground above .5. Its
+    training images are not listed, so it may know some of these.
+    """
+    network = torch.jit.load(folder / "weights.pt").eval()
+    for case in find_truth(data, split):
+        image = open_image(case.image).read()
+        grey = image.pixels.mean(axis=0, dtype=np.float32)
+        grey = (grey - grey.mean()) / max(float(grey.std()), 1e-6)
+        height, width = grey.shape
+        padded = np.pad(grey, ((0, -height % 16), (0, -width % 16)), mode="symmetric")
+        with torch.inference_mode():
+            answer = torch.sigmoid(network(torch.from_numpy(padded)[None, None]))[0, 0, :height, :width].numpy()
+        labels = separate_by_distance(answer > 0.5)
+        write_labels(out / "labels" / f"{case.id}.tif", labels, image.geometry)
+    return score_folder(out, data, out=out, split=split)
 
 
 def compare(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -62,6 +86,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--split", default="test", help="train, val, test or all (a folder has only all)")
     parser.add_argument("--model", action="append", default=[], help="a model to score as well; ours first")
+    parser.add_argument("--broad", type=Path, help="folder of the public U-Net unet2d_nuclei_broad, to score as well")
     parser.add_argument("--out", type=Path, default=Path("runs/baselines"))
     return parser.parse_args(words)
 
@@ -81,6 +106,9 @@ def main(words: list[str]) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     print(f"{OTSU} ({1000 * seconds:.0f} ms an image)\n{score_table(results[OTSU])}")
+    if args.broad:
+        results[BROAD] = score_broad(args.data, args.split, args.broad, args.out / "broad")
+        print(f"\n{BROAD}\n{score_table(results[BROAD])}")
     if len(results) > 1:
         print(f"\n{compare(results)}")
     return 0

@@ -29,7 +29,7 @@ def otsu_watershed(image: Image) -> Labels:
         raise ImageError("image", f"{image.pixels.ndim - 1}-D", "2-D", "give a 2-D image")
     modality = classify_modality(image)
     plane = np.asarray(cv2.GaussianBlur(_plane(image, modality), (0, 0), SMOOTH), np.float32)
-    return _separate(_foreground(plane, modality))
+    return separate_by_distance(_foreground(plane, modality))
 
 
 def _plane(image: Image, modality: Modality) -> Pixels:
@@ -65,7 +65,8 @@ def _foreground(plane: Pixels, modality: Modality) -> Mask:
     return np.asarray(ndi.binary_fill_holes(ndi.binary_opening(mask)), bool)
 
 
-def _separate(mask: Mask) -> Labels:
+def separate_by_distance(mask: Mask) -> Labels:
+    """Objects of a foreground mask `(Y, X)`: watershed on its distance transform; specks and debris are dropped."""
     from skimage.feature import peak_local_max
     from skimage.segmentation import watershed
 
