@@ -2,10 +2,12 @@
 
 Repeatable: the network is initialised from the seed, sample `i` of epoch `e` depends on (seed, e, i) alone, and each
 epoch seeds torch's generator (dropout) with (seed, e); so a resumed training equals an undisturbed one bit for bit on
-the CPU with the same number of threads. Under a time budget the learning rate follows the clock and is not repeatable.
+the CPU with the same number of threads, and on a GPU with `deterministic`. Under a time budget the learning rate
+follows the clock and is not repeatable.
 """
 
 import math
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -69,6 +71,9 @@ def start_training(
     config: TrainConfig, device: str, *, weights: dict[str, Tensor] | None = None, budget: float | None = None
 ) -> Training:
     """A training at its beginning, from scratch or from `weights` (a network's state); `budget` in seconds."""
+    if config.deterministic and device.startswith("cuda"):
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
+        torch.use_deterministic_algorithms(True)
     network, average = initial_network(config).to(device), initial_network(config).to(device)
     if weights is not None:
         network.load_state_dict(weights)

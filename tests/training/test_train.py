@@ -54,8 +54,10 @@ def example(seed: int, config: TrainConfig = CONFIG, modality: Modality = "fluor
     return Example(case, pixels, labels, fit(pixels, config.prepare, stride=16))
 
 
-def train(folder: Path, config: TrainConfig = CONFIG, epochs: int | None = None, resume: bool = False) -> Training:
-    training = start_training(config, "cpu")
+def train(
+    folder: Path, config: TrainConfig = CONFIG, epochs: int | None = None, resume: bool = False, device: str = "cpu"
+) -> Training:
+    training = start_training(config, device)
     if resume:
         resume_training(training, folder, "id")
     results = run_training(training, [example(1), example(2)], [example(3)], folder, "id")
@@ -76,6 +78,18 @@ def test_two_trainings_are_the_same_and_another_seed_is_not(tmp_path: Path) -> N
     first, second = train(tmp_path / "a"), train(tmp_path / "b")
     other = train(tmp_path / "c", CONFIG.model_copy(update={"seed": 1}))
     assert first.progress.epoch == 3 and same(first, second) and not same(first, other)
+
+
+@pytest.mark.gpu
+def test_two_deterministic_trainings_on_a_gpu_are_the_same(tmp_path: Path) -> None:
+    """Bit for bit, with the switch."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    config = CONFIG.model_copy(update={"deterministic": True})
+    try:
+        assert same(train(tmp_path / "a", config, device="cuda"), train(tmp_path / "b", config, device="cuda"))
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_resume_goes_on_bit_for_bit(tmp_path: Path) -> None:
