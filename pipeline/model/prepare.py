@@ -27,9 +27,16 @@ class Preparation:
     stride: int
 
     def normalise(self, pixels: Array) -> Pixels:
-        """Values alone: `(C, Y, X)` of any dtype and any window of the image to float32 in [-0.5, 1.5]."""
+        """Values alone: `(C, Y, X)` of any dtype and any window of the image to float32 in [-0.5, 1.5].
+
+        Channels that are constant all over the image become the mean of the others: fluorescence saved as one colour
+        of RGB is the grey image it was. An image that is constant in all of them becomes 0.
+        """
         offset, scale = (np.asarray(v, np.float32)[:, None, None] for v in (self.offset, self.scale))
         values: Pixels = np.clip((pixels.astype(np.float32) - offset) * scale, -0.5, 1.5)
+        empty = scale[:, 0, 0] == 0
+        if empty.any() and not empty.all():
+            values[empty] = values[~empty].mean(axis=0)
         return values
 
     def apply(self, pixels: Array) -> Pixels:

@@ -141,7 +141,7 @@ class Normalised(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
         sample = dict(data)
         image, preparation = sample["image"], sample.pop("preparation")
-        if image.dtype == np.uint8:  # every value there can be is looked up
+        if image.dtype == np.uint8 and all(preparation.scale):  # every value there can be is looked up
             table = preparation.normalise(np.arange(256)[None, None])[: image.shape[2]]
             sample["image"] = _planes(cv2.LUT(image, np.ascontiguousarray(np.moveaxis(table, 0, 2))))
         else:

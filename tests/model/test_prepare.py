@@ -92,3 +92,19 @@ def test_nan_and_empty_images_are_refused() -> None:
         fit(np.full((1, 4, 4), np.nan, np.float32), PrepareConfig(channels=1), stride=16)
     with pytest.raises(ImageError, match="at least one pixel"):
         fit(np.zeros((1, 0, 4), np.uint8), PrepareConfig(channels=1), stride=16)
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_one_colour_of_rgb_is_the_grey_image_it_was(channel: int) -> None:
+    """Blue alone, black elsewhere: like the same values in all channels; two colours: their mean in the third."""
+    grey = np.random.default_rng(0).integers(0, 255, (40, 50)).astype(np.uint8)
+    coloured = np.zeros((3, 40, 50), np.uint8)
+    coloured[channel] = grey
+    plain = np.repeat(grey[None], 3, axis=0)
+    config = PrepareConfig()
+    prepared = fit(coloured, config, stride=16).apply(coloured)
+    np.testing.assert_array_equal(prepared, fit(plain, config, stride=16).apply(plain))
+    coloured[(channel + 1) % 3] = 255 - grey
+    prepared = fit(coloured, config, stride=16).apply(coloured)
+    two = prepared[channel], prepared[(channel + 1) % 3]
+    np.testing.assert_allclose(prepared[(channel + 2) % 3], np.mean(two, axis=0), atol=1e-6)

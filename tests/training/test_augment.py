@@ -148,6 +148,16 @@ def test_a_crop_is_normalised_like_its_image(dtype: type, channels: int) -> None
     np.testing.assert_allclose(found, np.moveaxis(preparation.normalise(whole), 0, 2)[:, :, :channels], atol=1e-6)
 
 
+def test_a_crop_of_one_colour_is_normalised_like_its_image() -> None:
+    """Blue alone: all three channels are the blue one's."""
+    pixels = np.zeros((9, 7, 3), np.uint8)
+    pixels[:, :, 2] = np.random.default_rng(0).integers(0, 255, (9, 7))
+    preparation = fit(np.moveaxis(pixels, 2, 0), PrepareConfig(), stride=16)
+    found = Normalised()({"image": pixels, "preparation": preparation})["image"]
+    np.testing.assert_array_equal(found[:, :, 0], found[:, :, 2])
+    assert found[:, :, 2].std() > 0.1
+
+
 def test_noise_has_the_deviation_that_was_drawn() -> None:
     """Three samples of ten are changed, by noise of mean 0."""
     change, deviations = RandNoised(0.1).set_random_state(seed=0), []
