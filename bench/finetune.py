@@ -12,7 +12,7 @@ import argparse
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,20 +34,26 @@ def others(manifest: Manifest, kind: str) -> Manifest:
 
 def few(manifest: Manifest, kind: str, images: int, seed: int) -> Manifest:
     """At most `images` of the kind's training images in whole groups, the last of them to validate; others judge."""
-    groups = defaultdict(list)
-    for case in manifest.split("train"):
-        if case.modality == kind:
-            groups[case.group or case.id].append(case)
+    groups = by_group(case for case in manifest.split("train") if case.modality == kind)
     names = sorted(groups)
-    names = [names[k] for k in np.random.default_rng(seed).permutation(len(names))]
-    chosen: list[Case] = []
-    for name in names:
-        if len(chosen) + len(groups[name]) <= images:
-            chosen += groups[name]
-    last = chosen[-1].group or chosen[-1].id
-    learn = [replace(c, split="val" if (c.group or c.id) == last else "train") for c in chosen]
-    judged = [replace(c, split="test") for c in manifest.cases if c.modality == kind and c.split in ("val", "test")]
-    return replace(manifest, cases=(*learn, *judged), path=None)
+    chosen: list[list[Case]] = []
+    for number in np.random.default_rng(seed).permutation(len(names)):
+        group = groups[names[number]]
+        if sum(map(len, chosen)) + len(group) <= images:
+            chosen.append(group)
+    *learn, last = chosen
+    cases = [replace(case, split="train") for group in learn for case in group]
+    cases += [replace(case, split="val") for case in last]
+    cases += [replace(c, split="test") for c in manifest.cases if c.modality == kind and c.split in ("val", "test")]
+    return replace(manifest, cases=tuple(cases), path=None)
+
+
+def by_group(cases: Iterable[Case]) -> dict[str, list[Case]]:
+    """Cases by their group; one without stands alone."""
+    groups = defaultdict(list)
+    for case in cases:
+        groups[case.group or case.id].append(case)
+    return groups
 
 
 def scores_of(model: Path, data: Path, out: Path) -> dict[str, Scores]:
@@ -63,12 +69,10 @@ def pooled(scores: Sequence[Scores]) -> float:
 
 def interval(before: dict[str, Scores], after: dict[str, Scores], cases: Sequence[Case]) -> tuple[float, float]:
     """The middle 95 % of the difference over 1,000 resamples of groups."""
-    groups = defaultdict(list)
-    for case in cases:
-        groups[case.group or case.id].append(case.id)
+    groups = by_group(cases)
     names, generator, found = sorted(groups), np.random.default_rng(0), []
     for _ in range(1000):
-        drawn = [key for name in generator.choice(names, len(names)) for key in groups[name]]
+        drawn = [case.id for name in generator.choice(names, len(names)) for case in groups[name]]
         found.append(pooled([after[k] for k in drawn]) - pooled([before[k] for k in drawn]))
     low, high = np.percentile(found, (2.5, 97.5))
     return float(low), float(high)
