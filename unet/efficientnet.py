@@ -14,6 +14,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from unet.nuclei import convolution
+
 # kernel, stride, expansion, output channels: EfficientNet-B0's stages 1 to 4, which Lite0 shares
 _BLOCKS = (
     (3, 1, 1, 16),
@@ -83,12 +85,6 @@ class EfficientNetLite0(nn.Module):
         return features
 
 
-def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
-    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
-    return [convolution, nn.BatchNorm2d(outputs, momentum=0.05), nn.ReLU(inplace=True)]
-
-
 class EfficientUNet(nn.Module):
     """Logits `(N, out_channels, Y, X)` of an image `(N, 3, Y, X)` with values in about [0, 1]; sides divisible by 16.
 
@@ -104,12 +100,12 @@ class EfficientUNet(nn.Module):
             raise ValueError(f"in_channels is {in_channels}; the encoder takes 3")
         self.stride = 16
         self.encoder = EfficientNetLite0()
-        self.stem = nn.Sequential(*_convolution(in_channels, filters[0]))
+        self.stem = nn.Sequential(*convolution(in_channels, filters[0]))
         *skips, deep = (filters[0], *self.encoder.channels)
         self.up, self.merge = nn.ModuleList(), nn.ModuleList()
         for skip, width in zip(reversed(skips), reversed(filters), strict=True):
             self.up.append(nn.ConvTranspose2d(deep, width, 2, stride=2))
-            self.merge.append(nn.Sequential(*_convolution(skip + width, width), *_convolution(width, width)))
+            self.merge.append(nn.Sequential(*convolution(skip + width, width), *convolution(width, width)))
             deep = width
         self.head = nn.Conv2d(deep, out_channels, 1)
         coarse = filters[1:3] if deep_supervision else ()

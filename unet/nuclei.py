@@ -16,14 +16,15 @@ import torch
 from torch import Tensor, nn
 
 
-def _conv(inputs: int, outputs: int) -> list[nn.Module]:
-    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
-    return [convolution, nn.BatchNorm2d(outputs, momentum=0.05), nn.ReLU(inplace=True)]
+def convolution(inputs: int, outputs: int) -> list[nn.Module]:
+    """A 3x3 convolution without bias, BatchNorm, ReLU."""
+    layer = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    return [layer, nn.BatchNorm2d(outputs, momentum=0.05), nn.ReLU(inplace=True)]
 
 
 def _level(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(*_conv(inputs, outputs), *_conv(outputs, outputs))
+    return nn.Sequential(*convolution(inputs, outputs), *convolution(outputs, outputs))
 
 
 class NucleiUNet(nn.Module):

@@ -20,7 +20,7 @@ from pipeline.types import Array, Labels, Pixels
 ZOOMS = (0.25, 0.5, 2.0, 4.0)
 WINDOW = 512  # side of the window, in model pixels
 SURE = 0.9  # confidence from which the image as it is need not be doubted
-RANGE = (8.0, 50.0)  # diameters, in model pixels, that the network was trained to see
+RANGE = 2.5  # times the model's own diameter, or one part of it, that the network is taken to know
 MARGIN = 0.02  # by how much another zoom must be better
 
 Predict = Callable[[Pixels], Pixels]
@@ -37,12 +37,6 @@ class Glance:
     confidence: float
     diameter: float
     planes: Pixels | None = None
-
-    @property
-    def doubtful(self) -> bool:
-        """Unsure, or of objects that the network hardly knows at this zoom."""
-        low, high = RANGE
-        return self.confidence < SURE or not low <= self.diameter * self.zoom <= high
 
 
 def median_diameter(labels: Labels) -> float:
@@ -80,9 +74,15 @@ def glance(model: TrainedModel, pixels: Array, zoom: float, predict: Predict) ->
 
 
 def choose_zoom(model: TrainedModel, pixels: Array, predict: Predict) -> Glance:
-    """The zoom to take for an image `(C, Y, X)`, 1.0 unless it leaves doubt and another is clearly better."""
+    """The zoom to take for an image `(C, Y, X)`, 1.0 unless it leaves doubt and another is clearly better.
+
+    There is doubt where the network is unsure, or finds objects far from the size it learned (a model that records no
+    size is asked for its confidence alone).
+    """
     native = glance(model, pixels, 1.0, predict)
-    if not native.doubtful:
+    known = model.record.diameter
+    usual = known is None or known / RANGE <= native.diameter <= known * RANGE
+    if usual and native.confidence >= SURE:
         return native
     least = model.record.stride
     others = [glance(model, pixels, zoom, predict) for zoom in ZOOMS if min(pixels.shape[1:]) * zoom >= least]

@@ -18,6 +18,7 @@ from pipeline.errors import ModelError, TrainingError
 from pipeline.inference.segment import Segmenter
 from pipeline.model.bundle import ThresholdRecord, TrainedModel, load_model, save_model
 from pipeline.runs.evaluate_model import Scored, evaluate_case, publish_evaluation, score_table, write_evaluation
+from pipeline.runs.find_model import find_any_model
 from pipeline.runs.train_model import train_model
 from pipeline.scoring.summary import summarise
 from pipeline.types import Event, Watch, unwatched
@@ -67,10 +68,11 @@ def cross_validate(
     """
     manifest = load_data(data)
     parts = [replace(manifest, cases=cases, path=None) for cases in fold_cases(manifest.cases, folds, config.seed)]
+    origin = load_model(find_any_model(start)).digest if start else ""
     for number, part in enumerate(parts):
         folder = out / f"fold-{number}"
         own = config.model_copy(update={"name": f"{config.name}-fold-{number}"})
-        if not (resume and _finished(folder, own, part)):
+        if not (resume and _finished(folder, own, part, origin)):
             write_manifest(folder / "manifest.csv", part)
             goes_on = resume and (folder / "checkpoint" / "checkpoint.json").exists()
             train_model(
@@ -100,13 +102,13 @@ def cross_validate(
     return CrossValidated(out, out / "model", digest, scores, url, version)
 
 
-def _finished(folder: Path, config: TrainConfig, manifest: Manifest) -> bool:
-    """Whether a fold's model is there and was made of this very config and data."""
+def _finished(folder: Path, config: TrainConfig, manifest: Manifest, origin: str) -> bool:
+    """Whether a fold's model is there and was made of this very config, data and beginning."""
     try:
         made = load_model(folder / "model").record.provenance
     except ModelError:
         return False
-    wanted = {"config": config.model_dump(mode="json"), "manifest_digest": manifest.digest}
+    wanted = {"config": config.model_dump(mode="json"), "manifest_digest": manifest.digest, "origin": origin}
     return bool(made.get("ended") != "stopped by the user" and all(made.get(k) == v for k, v in wanted.items()))
 
 

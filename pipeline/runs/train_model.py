@@ -124,6 +124,7 @@ def _begin(
         )
     weights = dict(model.network.state_dict()) if model else None
     training = start_training(config, choose_device(device), weights=weights, budget=budget)
+    training.origin = model.digest if model else ""
     identity = _identity(config, manifest, model)
     if resume:
         resume_training(training, folder, identity)

@@ -51,6 +51,7 @@ class Training:
     progress: Progress
     best: dict[str, Tensor]
     budget: float | None = None
+    origin: str = ""  # digest of the model whose weights it began with
     started: float = 0.0
 
     @property

@@ -88,6 +88,9 @@ def test_resume_keeps_finished_folds(crossed, data: Path) -> None:
     assert again.scores["map"] == result.scores["map"] and {event.stage for event in events} == {"evaluate"}
     with pytest.raises(TrainingError, match="--resume"):
         cross_validate(CONFIG, data, result.out, 2, track=False, device="cpu")
+    first = str(result.out / "fold-0" / "model")
+    with pytest.raises(TrainingError, match="another config"):  # other weights to begin with: not the same training
+        cross_validate(CONFIG, data, result.out, 2, resume=True, start=first, track=False, device="cpu")
 
 
 def test_other_networks_do_not_join(crossed, tmp_path: Path) -> None:
