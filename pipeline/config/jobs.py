@@ -45,6 +45,7 @@ class SegmentConfig(ImageOptions):
     chunk_seconds: PositiveFloat = 30.0
     max_failed_fraction: Fraction = 0.2
     max_megapixels: PositiveFloat = 400.0
+    whole_megapixels: PositiveFloat = 16.0  # 2-D images above it are streamed: read, predicted and written by parts
     track: bool = True
 
 

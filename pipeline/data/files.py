@@ -68,6 +68,25 @@ def atomic_write(path: Path, data: bytes | Callable[[BinaryIO], None], *, durabl
     return hashing.digest.hexdigest()
 
 
+def move_into_place(temporary: Path, path: Path) -> str:
+    """Give a finished file on the same file system its name, durably, and return its sha256 (hex).
+
+    For writers that have to seek. Raises OutputError.
+    """
+    sha256 = sha256_file(temporary)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise OutputError(
+            str(path), str(error), "a file that can be written", "check the folder, its rights and the free disk"
+        ) from error
+    return sha256
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a rename durable, on the systems that can open a folder."""
     if hasattr(os, "O_DIRECTORY"):

@@ -1,9 +1,11 @@
 """One image, end to end: read, prepare, predict, decode."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,11 +14,14 @@ from pipeline.config import FixedSize, ImageOptions
 from pipeline.errors import ImageError, ModelError
 from pipeline.inference.predict import choose_device, predict
 from pipeline.inference.sizing import Glance, choose_zoom, median_diameter
+from pipeline.inference.stream import Stream
+from pipeline.inference.streamed import Streamed
+from pipeline.inference.survey import survey
 from pipeline.model.bundle import TrainedModel
 from pipeline.model.prepare import Preparation, fit, take_channels
 from pipeline.model.targets import decode, scale_areas
 from pipeline.scoring.confidence import Confidence, confidence
-from pipeline.types import Array, Geometry, Image, ImageSource, Labels, Pixels
+from pipeline.types import Array, Geometry, Image, ImageSource, Labels, Pixels, Watch, unwatched
 
 _MICROMETRES = {"um": 1.0, "mm": 1000.0}
 
@@ -82,6 +87,25 @@ class Segmenter:
             "windows": "exact" if record.halo is not None else "blended",
         }
         return Segmented(labels, probabilities, sure, image, statistics, seconds)
+
+    def stream(
+        self, source: ImageSource, options: ImageOptions, scratch: Path, identity: str, watch: Watch = unwatched
+    ) -> Streamed:
+        """Segment an opened 2-D image larger than memory, part by part; `scratch` keeps what a killed run had done.
+
+        Raises what `segment` raises. `identity` names image, model and options: other work in `scratch` is not used.
+        """
+        record = self.model.record
+        seen = survey(source, record.prepare, stride=record.stride, channel=options.channel)
+        zoom = self._told_zoom(source.geometry, options)
+        if zoom is None:
+            zoom = choose_zoom(self.model, seen.busiest, self._predict, seen.preparation).zoom
+        shape = tuple(max(1, round(side * zoom)) for side in seen.preparation.original)
+        preparation = replace(seen.preparation, shape=(shape[0], shape[1]))
+        stream = Stream(
+            self.model, self.engine, source, preparation, scratch, identity, channel=options.channel, watch=watch
+        )
+        return Streamed(stream, zoom, workers=max(1, (os.cpu_count() or 2) // 2))
 
     def _look(self, pixels: Array, geometry: Geometry, options: ImageOptions) -> Glance:
         """The zoom that was told or found; what finding it has predicted already need not be predicted again."""

@@ -44,8 +44,13 @@ def median_diameter(labels: Labels) -> float:
 
     Weighted by area, so that debris does not count like cells.
     """
-    areas = np.sort(np.bincount(labels.ravel())[1:])
-    total = np.cumsum(areas)
+    return diameter_of_areas(np.bincount(labels.ravel())[1:])
+
+
+def diameter_of_areas(areas: Array) -> float:
+    """`median_diameter` of objects of these areas (px²)."""
+    areas = np.sort(areas)
+    total = np.cumsum(areas, dtype=np.float64)
     if not areas.size or not total[-1]:
         return 0.0
     return float(2 * np.sqrt(areas[np.searchsorted(total, total[-1] / 2)] / np.pi))
@@ -61,10 +66,12 @@ def _middle(pixels: Array, preparation: Preparation, zoom: float) -> tuple[Array
     return pixels[:, top : top + height, left : left + width], own
 
 
-def glance(model: TrainedModel, pixels: Array, zoom: float, predict: Predict) -> Glance:
-    """Look at the middle of an image `(C, Y, X)` at one zoom."""
+def glance(
+    model: TrainedModel, pixels: Array, zoom: float, predict: Predict, like: Preparation | None = None
+) -> Glance:
+    """Look at the middle of an image `(C, Y, X)` at one zoom; `like` has the statistics of what it is a part of."""
     record = model.record
-    window, preparation = _middle(pixels, fit(pixels, record.prepare, stride=record.stride), zoom)
+    window, preparation = _middle(pixels, like or fit(pixels, record.prepare, stride=record.stride), zoom)
     planes = predict(preparation.apply(window))
     inner = planes[:, : preparation.shape[0], : preparation.shape[1]]
     labels = decode(inner, record.target, model.thresholds)
@@ -73,18 +80,20 @@ def glance(model: TrainedModel, pixels: Array, zoom: float, predict: Predict) ->
     return Glance(zoom, sure, median_diameter(labels) / zoom, planes if whole else None)
 
 
-def choose_zoom(model: TrainedModel, pixels: Array, predict: Predict) -> Glance:
+def choose_zoom(model: TrainedModel, pixels: Array, predict: Predict, like: Preparation | None = None) -> Glance:
     """The zoom to take for an image `(C, Y, X)`, 1.0 unless it leaves doubt and another is clearly better.
+
+    Of an image larger than memory, `pixels` is a part, and `like` the preparation of the whole.
 
     There is doubt where the network is unsure, or finds objects far from the size it learned (a model that records no
     size is asked for its confidence alone).
     """
-    native = glance(model, pixels, 1.0, predict)
+    native = glance(model, pixels, 1.0, predict, like)
     known = model.record.diameter
     usual = known is None or known / RANGE <= native.diameter <= known * RANGE
     if usual and native.confidence >= SURE:
         return native
     least = model.record.stride
-    others = [glance(model, pixels, zoom, predict) for zoom in ZOOMS if min(pixels.shape[1:]) * zoom >= least]
+    others = [glance(model, pixels, zoom, predict, like) for zoom in ZOOMS if min(pixels.shape[1:]) * zoom >= least]
     best = max(others, key=lambda one: one.confidence, default=native)
     return best if best.confidence > native.confidence + MARGIN else native

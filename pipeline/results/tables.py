@@ -55,6 +55,14 @@ def write_shard(path: Path, frames: Sequence["pd.DataFrame"]) -> tuple[str, list
     return sha256, [(int(start), int(length)) for start, length in zip(starts, lengths, strict=True)]
 
 
+def table_size(path: Path) -> tuple[int, tuple[str, ...]]:
+    """Rows and columns of a table of objects on disk."""
+    import pyarrow.parquet as pq
+
+    head = pq.read_metadata(path)
+    return head.num_rows, tuple(head.schema.to_arrow_schema().names)
+
+
 def _join(frames: Sequence["pd.DataFrame"], lengths: np.ndarray[Any, np.dtype[np.int64]]) -> "pa.Table":
     """Frames of the same columns are joined at once, since a table an image is what would cost."""
     import pandas as pd

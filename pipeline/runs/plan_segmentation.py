@@ -88,7 +88,7 @@ def locate_model(name: str) -> tuple[Path, str]:
 
 def digest_settings(config: SegmentConfig) -> str:
     """Digest of the settings that decide what comes out for an image."""
-    kept = config.model_dump(include={*ImageOptions.model_fields, "pages"})
+    kept = config.model_dump(include={*ImageOptions.model_fields, "pages", "whole_megapixels"})
     return hashlib.sha256(json.dumps(kept | {"version": RESULTS_VERSION}, sort_keys=True).encode()).hexdigest()
 
 

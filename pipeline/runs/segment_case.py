@@ -19,7 +19,7 @@ from pipeline.results.ledger import Entry, Product, Stamp, stamp
 from pipeline.results.lock import STATE, is_output_trouble, output_error, writing
 from pipeline.results.names import label_suffix
 from pipeline.runs.stages import Stages, Watched
-from pipeline.types import Case, Image, ImageSource, Labels
+from pipeline.types import Case, Image, ImageSource, Labels, Watch, unwatched
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,13 +90,16 @@ def _load(folder: Path, digest: str, device: str) -> Segments:
 
 @dataclass(frozen=True)
 class Worked:
-    """One image's entry for the ledger, and its objects (None when it failed)."""
+    """One image's entry for the ledger, and its objects (None when it failed).
+
+    Those of a streamed image are a table on disk already, in a scratch folder that is done with once they have a place.
+    """
 
     entry: Entry
-    objects: "pd.DataFrame | None" = None
+    objects: "pd.DataFrame | Path | None" = None
 
 
-def segment_case(case: Case, job: ChunkJob) -> Worked:
+def segment_case(case: Case, job: ChunkJob, watch: Watch = unwatched) -> Worked:
     """One image from file to files: the border at which a failure becomes a row."""
     stages = Stages()
     source = Product("", (0, 0, 0, 0))
@@ -104,7 +107,10 @@ def segment_case(case: Case, job: ChunkJob) -> Worked:
         with stages.stage("read"):
             before = stamp(case.image)
             source = Product(sha256_file(case.image), before)
-        answer = _answer(case, job, stages)
+        opened = _open(case, job, stages)
+        if is_large(opened, job.config):
+            return _stream(case, job, opened, source, stages, watch)
+        answer = _answer(opened, job, stages)
         with stages.stage("read"):
             _check_unchanged(case, before)
         return _finish(case, job, answer, source, stages)
@@ -119,19 +125,48 @@ def _check_unchanged(case: Case, before: Stamp) -> None:
         raise ImageError(case.relative, came, "a file that is finished", "run again when it is")
 
 
-def _answer(case: Case, job: ChunkJob, stages: Stages) -> Answer:
+def _open(case: Case, job: ChunkJob, stages: Stages) -> ImageSource:
     from pipeline.data.images import open_image
 
     config = job.config
     with stages.stage("open"):
-        opened = open_image(case.image, pages=config.pages, max_megapixels=config.max_megapixels)
+        return open_image(case.image, pages=config.pages, max_megapixels=config.max_megapixels)
+
+
+def is_large(source: ImageSource, config: SegmentConfig) -> bool:
+    """Whether an opened image is streamed instead of held in memory."""
+    return len(source.shape) == 3 and source.shape[1] * source.shape[2] > config.whole_megapixels * 1e6
+
+
+def _answer(opened: ImageSource, job: ChunkJob, stages: Stages) -> Answer:
     if not _load.cache_info().currsize:  # a broken file is found out before a model is loaded for it
         with stages.stage("read"):
             _try(opened)
     with stages.stage("load"):
         segmenter = load_segmenter(job)
     with stages.stage("segment"):
-        return segmenter.segment(Watched(opened, stages), config)
+        return segmenter.segment(Watched(opened, stages), job.config)
+
+
+def _stream(case: Case, job: ChunkJob, opened: ImageSource, source: Product, stages: Stages, watch: Watch) -> Worked:
+    """One image larger than memory, from file to files."""
+    from pipeline.runs.segment_large import describe_large, scratch_folder, segment_large
+
+    identity = f"{source.sha256} {job.model_digest} {job.settings}"
+    scratch = scratch_folder(job.out, identity)
+    with stages.stage("load"):
+        segmenter = load_segmenter(job)
+    label = job.out / label_paths(case, False)[0]
+    with stages.stage("segment"):
+        large = segment_large(opened, segmenter, job.config, scratch, identity, label, watch)
+    with stages.stage("read"):
+        _check_unchanged(case, source.stamp)
+    outputs = {f"labels/{label.relative_to(job.out / 'labels').as_posix()}": Product.of(label, large.label_sha256)}
+    with stages.stage("picture"):
+        _write_picture(job.out / picture_path(case.id), large.overview, large.overview_labels)
+    row = {name: _plain(value) for name, value in describe_large(large, opened).items()}
+    entry = Entry(case.relative, case.id, "done", source, job.model_digest, job.settings, outputs, row, stages.rounded)
+    return Worked(entry, large.table)
 
 
 def _try(source: ImageSource) -> None:
@@ -183,7 +218,7 @@ def _finish(case: Case, job: ChunkJob, answer: Answer, source: Product, stages: 
     with stages.stage("write"):
         outputs = _write(case, job, answer)
     with stages.stage("picture"):
-        _write_picture(job.out / picture_path(case.id), answer)
+        _write_picture(job.out / picture_path(case.id), answer.image, answer.labels)
     inner = {name: value for name, value in answer.seconds.items() if name != "read"}
     stages.seconds["segment"] = max(0.0, stages.seconds["segment"] - sum(inner.values()))
     stages.seconds.update(inner)
@@ -241,11 +276,11 @@ def _write(case: Case, job: ChunkJob, answer: Answer) -> dict[str, Product]:
     return outputs
 
 
-def _write_picture(path: Path, answer: Answer) -> None:
+def _write_picture(path: Path, image: Image, labels: Labels) -> None:
     from pipeline.results.pictures import preview
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, preview(answer.image, answer.labels), durable=False)
+    atomic_write(path, preview(image, labels), durable=False)
 
 
 def _failure(case: Case, job: ChunkJob, source: Product, stages: Stages, error: Exception) -> Entry:

@@ -3,11 +3,13 @@
 What crosses to a worker is paths and settings; what comes back is outcomes.
 """
 
+import shutil
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline.data.files import move_into_place
 from pipeline.results.ledger import (
     SEGMENT,
     DamagedSegmentError,
@@ -19,17 +21,18 @@ from pipeline.results.ledger import (
 )
 from pipeline.results.lock import STATE, writing
 from pipeline.runs.segment_case import ChunkJob, Worked, segment_case
-from pipeline.types import Chunk, Outcome
+from pipeline.types import Chunk, Outcome, Watch, unwatched
 
 Tell = Callable[[Outcome], None]
 LEDGER, SHARDS = f"{STATE}/ledger", f"{STATE}/shards"
 
 
-def segment_chunk(chunk: Chunk, job: ChunkJob, tell: Tell | None = None) -> list[Outcome]:
+def segment_chunk(chunk: Chunk, job: ChunkJob, tell: Tell | None = None, watch: Watch = unwatched) -> list[Outcome]:
     """Segment every image of `chunk`, then seal it in the ledger; a chunk that is sealed already is not done again.
 
-    `Case.id` is the stem of the label file. `tell` hears of each image as it is done (in this process only). Raises
-    ModelError when the model cannot be used and OutputError when the folder cannot be written.
+    `Case.id` is the stem of the label file. `tell` hears of each image as it is done, `watch` how far a large one is
+    (in this process only). Raises ModelError when the model cannot be used and OutputError when the folder cannot be
+    written.
     """
     name = segment_name(job.run, chunk.number)
     sealed = _sealed(job.out / LEDGER, name)
@@ -37,7 +40,7 @@ def segment_chunk(chunk: Chunk, job: ChunkJob, tell: Tell | None = None) -> list
         return [entry.outcome for entry in sealed]
     worked = []
     for case in chunk.cases:
-        worked.append(segment_case(case, job))
+        worked.append(segment_case(case, job, watch))
         if tell:
             tell(worked[-1].entry.outcome)
     return [entry.outcome for entry in _seal(name, worked, job)]
@@ -57,7 +60,7 @@ def _seal(name: str, worked: list[Worked], job: ChunkJob) -> list[Entry]:
     """Shard first, then the segment that vouches for it. A shard's name is its own: two tries never share one."""
     from pipeline.results.tables import write_shard
 
-    frames = {w.entry.path: w.objects for w in worked if w.objects is not None}
+    frames = {w.entry.path: w.objects for w in worked if w.objects is not None and not isinstance(w.objects, Path)}
     shards: dict[str, Product] = {}
     places: dict[str, Entry] = {}
     with writing(job.out):
@@ -69,6 +72,23 @@ def _seal(name: str, worked: list[Worked], job: ChunkJob) -> list[Entry]:
             done = [w.entry for w in worked if w.entry.path in frames]
             for entry, place in zip(done, rows, strict=True):
                 places[entry.path] = replace(entry, shard=shard, rows=place, columns=columns[entry.path])
+        for one in worked:
+            if isinstance(one.objects, Path):
+                places[one.entry.path] = _place_table(one.entry, one.objects, name, shards, job.out)
         entries = [places.get(w.entry.path, w.entry) for w in worked]
         seal_segment(job.out / LEDGER, name, entries, shards)
+        for one in worked:
+            if isinstance(one.objects, Path):
+                shutil.rmtree(one.objects.parent)
     return entries
+
+
+def _place_table(entry: Entry, table: Path, segment: str, shards: dict[str, Product], out: Path) -> Entry:
+    """A streamed image's table becomes a shard of its own."""
+    from pipeline.results.tables import table_size
+
+    shard = f"{segment}-{uuid.uuid4().hex[:8]}.parquet"
+    rows, columns = table_size(table)
+    sha256 = move_into_place(table, out / SHARDS / shard)
+    shards[shard] = Product.of(out / SHARDS / shard, sha256)
+    return replace(entry, shard=shard, rows=(0, rows), columns=columns)

@@ -143,7 +143,11 @@ def _run_chunks(plan: Plan, run: str, run_chunks: RunChunks, watch: Watch) -> Ta
         return progress.tally
     here = run_chunks is run_serially  # then images can be told of one by one; a function does not cross to a worker
     tell = progress.add if here else None
-    work = functools.partial(segment_chunk, job=job, tell=tell) if here else functools.partial(segment_chunk, job=job)
+    work = (
+        functools.partial(segment_chunk, job=job, tell=tell, watch=watch)
+        if here
+        else functools.partial(segment_chunk, job=job)
+    )
     for number, outcomes in enumerate(run_chunks(work, plan.chunks), 1):
         for outcome in () if here else outcomes:
             progress.add(outcome)

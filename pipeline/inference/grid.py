@@ -1,0 +1,54 @@
+"""An image as the network takes it, band by band: channels chosen, on the network's grid, padded to its stride.
+
+Rows come from the file once; what the next band needs again (the halo) is kept.
+"""
+
+import numpy as np
+
+from pipeline.inference.resampling import axis_weights, resample
+from pipeline.model.prepare import Preparation, take_channels
+from pipeline.types import Array, ImageSource, Window
+
+
+class ModelGrid:
+    """The rows of `source` (2-D) on the grid of `preparation`, in the file's dtype; float32 where it is resampled."""
+
+    def __init__(self, source: ImageSource, channels: int, channel: int | None, preparation: Preparation) -> None:
+        self.source, self.channels, self.channel, self.preparation = source, channels, channel, preparation
+        height, width = (side + -side % preparation.stride for side in preparation.shape)
+        self.shape: tuple[int, int] = (height, width)
+        self.top = self.bottom = 0  # rows that are held
+        self._held: Array = np.empty((channels, 0, width))
+
+    def hold(self, top: int, bottom: int) -> None:
+        """Have rows [top, bottom) at hand, and let go of those before; `top` never goes back."""
+        first, last = max(top, self.bottom), min(bottom, self.preparation.shape[0])
+        kept = self._held[:, max(0, top - self.top) :]
+        parts = [kept] if top < self.bottom else []
+        if first < last:
+            parts.append(self._rows(first, last))
+        held = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+        missing = bottom - max(last, self.bottom)
+        if missing > 0:  # below the image: mirrored, as `Preparation.apply` does
+            held = np.pad(held, ((0, 0), (0, missing), (0, 0)), mode="symmetric")
+        self._held, self.top, self.bottom = held, top, max(bottom, self.bottom)
+
+    def window(self, window: Window) -> Array:
+        """`(C, y, x)` of rows that are held."""
+        y, x = window.slices
+        return self._held[:, y.start - self.top : y.stop - self.top, x]
+
+    def _rows(self, first: int, last: int) -> Array:
+        """Rows [first, last) of the grid without its padding below, `(C, rows, X)` with the padding at the right."""
+        prepared, original = self.preparation.shape, self.preparation.original
+        if prepared == original:
+            pixels = self._read(first, last)
+        else:
+            rows, top, bottom = axis_weights(original[0], prepared[0], first, last)
+            columns, left, right = axis_weights(original[1], prepared[1], 0, prepared[1])
+            pixels = resample(self._read(top, bottom)[:, :, left:right], rows, columns)
+        return np.pad(pixels, ((0, 0), (0, 0), (0, self.shape[1] - pixels.shape[2])), mode="symmetric")
+
+    def _read(self, top: int, bottom: int) -> Array:
+        image = self.source.read(Window((top, 0), (bottom, self.preparation.original[1])))
+        return take_channels(image.pixels, self.channels, self.channel)

@@ -1,0 +1,164 @@
+"""An image larger than memory, end to end: read once by bands, predicted, decoded by blocks behind it, handed out.
+
+    rows of the file -> tiles -> probabilities on disk (uint8, sealed by band)      one thread, and the engine's
+                                   -> blocks -> objects, rows, final labels         one thread a core
+
+Memory holds a band of the image, the blocks at work, and no more; a run that was killed goes on behind its last band.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.inference.blocks import SIZES, Block, Sizes, plan_band, plan_blocks
+from pipeline.inference.decode_block import DecodedBlock, Decoder
+from pipeline.inference.engines import Engine
+from pipeline.inference.grid import ModelGrid
+from pipeline.inference.planes import PlaneStore, to_bytes
+from pipeline.inference.stitch import Stitcher
+from pipeline.model.bundle import TrainedModel
+from pipeline.model.prepare import Preparation
+from pipeline.types import Array, Event, ImageSource, Labels, Watch, Window, unwatched
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a block adds: its objects' rows, its core's pixels `(C, y, x)`, and cores whose labels are final now."""
+
+    objects: "pd.DataFrame"
+    core: Window
+    pixels: Array
+    labels: tuple[tuple[Window, Labels], ...]
+    cut: int
+
+
+class _Written:
+    """How many rows of probabilities are on disk; whoever needs more waits for them."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.stopped = self.ended = False
+        self._changed = threading.Condition()
+
+    def reach(self, rows: int) -> None:
+        """These rows are there now."""
+        with self._changed:
+            self.rows = rows
+            self._changed.notify_all()
+
+    def end(self, predicted: "Future[None]") -> None:
+        """No more rows will come."""
+        with self._changed:
+            self.ended = True
+            self._changed.notify_all()
+
+    def wait(self, rows: int) -> bool:
+        """Wait until these rows are there; False where they will never be."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.rows >= rows or self.ended)
+            return self.rows >= rows
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One image on its way. `preparation` has the statistics and the grids; `scratch` is a folder of its own."""
+
+    model: TrainedModel
+    engine: Engine
+    source: ImageSource
+    preparation: Preparation
+    scratch: Path
+    identity: str
+    channel: int | None = None
+    sizes: Sizes = SIZES
+    watch: Watch = unwatched
+
+    def __post_init__(self) -> None:
+        self.scratch.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def halo(self) -> int:
+        """How far beyond its core a tile is read."""
+        return self.model.record.halo or 0
+
+    def parts(self, workers: int) -> Iterator[Part]:
+        """The image's parts in raster order of its blocks; `workers` threads decode."""
+        channels = self.model.record.prepare.channels
+        grid = ModelGrid(self.source, channels, self.channel, self.preparation)
+        store = PlaneStore(self.scratch, self.engine.outputs, grid.shape, self.identity, self.sizes.band)
+        written = _Written()
+        decoder = Decoder(store, self.source, self.model, self.preparation, self.sizes)
+        blocks = list(plan_blocks(decoder.shape, self.sizes.side))
+        stitcher = Stitcher({(b.row, b.column): decoder.core(b) for b in blocks})
+        with ThreadPoolExecutor(1, thread_name_prefix="predict") as predicting:
+            predicted = predicting.submit(self._predict, grid, store, written)
+            predicted.add_done_callback(written.end)
+            try:
+                for number, decoded in enumerate(self._decoded(decoder, blocks, written, predicted, workers)):
+                    decoded.objects["label"] += stitcher.count
+                    finals = tuple(stitcher.add(decoded.owned))
+                    self.watch(Event("decode", number + 1, len(blocks), {"objects": stitcher.count}))
+                    yield Part(decoded.objects, decoded.owned.core, decoded.pixels, finals, decoded.cut)
+            finally:
+                written.stopped = True
+
+    def _decoded(
+        self, decoder: Decoder, blocks: list[Block], written: _Written, predicted: "Future[None]", workers: int
+    ) -> Iterator[DecodedBlock]:
+        """Blocks decoded as soon as the probabilities around them are on disk, in order, a few ahead."""
+        prepared = self.preparation.shape[0]
+        with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+            ahead: deque[Future[DecodedBlock]] = deque()
+            for block in blocks:
+                below = block.region(self.sizes.widest).stop[0]
+                needed = min(prepared, -(-below * prepared // decoder.shape[0]) + 1)
+                while ahead and (len(ahead) > workers or written.rows < needed):
+                    yield ahead.popleft().result()
+                if not written.wait(needed):
+                    predicted.result()  # raises what went wrong
+                ahead.append(pool.submit(decoder.decode, block))
+            while ahead:
+                yield ahead.popleft().result()
+
+    def _predict(self, grid: ModelGrid, store: PlaneStore, written: _Written) -> None:
+        """Write every band that is not there yet, in order."""
+        for last in self._bands(grid, store, written):
+            written.reach(last)
+            self.watch(Event("predict", last, store.shape[0]))
+
+    def _bands(self, grid: ModelGrid, store: PlaneStore, written: _Written) -> Iterator[int]:
+        bands = range(store.bands)
+        todo = [band for band in bands if not store.has(band)]
+        tiles = {band: plan_band(store.rows(band), store.shape, self.engine.core, self.halo) for band in todo}
+
+        def feed() -> Iterator[Array]:
+            for band in todo:
+                held = tiles[band]
+                grid.hold(held[0].read.start[0], held[-1].read.stop[0])
+                for tile in held:
+                    if written.stopped:
+                        return
+                    yield grid.window(tile.read)
+
+        answers = self.engine.map(feed(), self.preparation)
+        for band in bands:
+            first, last = store.rows(band)
+            if band in tiles:
+                planes = np.empty((store.count, last - first, store.shape[1]), np.uint8)
+                for tile in tiles[band]:
+                    answer = next(answers, None)
+                    if answer is None:
+                        return
+                    y, x = tile.core.slices
+                    planes[:, y.start - first : y.stop - first, x] = to_bytes(answer[:, *tile.inner])
+                store.put(band, planes)
+            yield last

@@ -1,0 +1,95 @@
+"""One streamed image as its segmenter hands it out: the parts, and what is known of them at the end."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline.inference.blocks import plan_band
+from pipeline.inference.planes import to_bytes
+from pipeline.inference.seam_score import Crossings, Sample, choose_samples
+from pipeline.inference.sizing import diameter_of_areas
+from pipeline.inference.stream import Part, Stream
+from pipeline.model.prepare import take_channels
+from pipeline.model.targets import decode
+from pipeline.types import Array, Labels, Window
+
+
+@dataclass
+class Streamed:
+    """A stream that keeps count. `statistics` and `confidence` are whole once all parts have been taken."""
+
+    stream: Stream
+    zoom: float
+    workers: int
+    cut: int = 0
+    _areas: list[Array] = field(default_factory=list)
+    _seams: list[Crossings] = field(default_factory=list)
+    _samples: list[Sample] = field(default_factory=list)
+    _agreement: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        shape = self.stream.preparation.original
+        if self.zoom == 1:  # else the grids of blocks and tiles are not the file's
+            periods = {self.stream.sizes.side, self.stream.engine.core}
+            self._seams = [Crossings(period, shape) for period in sorted(periods)]
+            self._samples = choose_samples(shape, self.stream.sizes.side)
+
+    def parts(self) -> Iterator[Part]:
+        """The parts of `Stream.parts`, counted on their way."""
+        for part in self.stream.parts(self.workers):
+            self.cut += part.cut
+            self._areas.append(part.objects["area_px2"].to_numpy(np.float32))
+            for seam in self._seams:
+                seam.add(part.objects)
+            for window, labels in part.labels:
+                for sample in self._samples:
+                    sample.add(window, labels)
+            yield part
+        self._agreement = [sample.agreement(self._at_once(sample.window)) for sample in self._samples]
+
+    def _at_once(self, window: Window) -> Labels:
+        """A window predicted and decoded by itself, with what lies around it: no border of a tile or block in it."""
+        stream, stride = self.stream, self.stream.model.record.stride
+        around = stream.halo + stream.sizes.margin
+        shape = tuple(side - side % stride for side in stream.preparation.original)
+        start = tuple(max(0, a - around) // stride * stride for a in window.start)
+        stop = tuple(min(n, -(-(b + around) // stride) * stride) for b, n in zip(window.stop, shape, strict=True))
+        read = Window(start, stop)
+        record = stream.model.record
+        pixels = take_channels(stream.source.read(read).pixels, record.prepare.channels, stream.channel)
+        planes = to_bytes(next(iter(stream.engine.map([pixels], stream.preparation))))
+        labels = decode(planes.astype(np.float32) / np.float32(255), record.target, stream.model.thresholds)
+        y, x = (slice(a - o, b - o) for a, b, o in zip(window.start, window.stop, start, strict=True))
+        return labels[y, x]
+
+    @property
+    def confidence(self) -> float:
+        """Of the whole image, in [0, 1]."""
+        return self.stream.sure.image
+
+    @property
+    def statistics(self) -> dict[str, float | str]:
+        """Columns of images.csv: what was done to the image, and whether borders left a trace."""
+        preparation = self.stream.preparation
+        areas = np.concatenate(self._areas) if self._areas else np.zeros(0, np.float32)
+        ratios = [seam.ratio for seam in self._seams if np.isfinite(seam.ratio)]
+        return {
+            "zoom": self.zoom,
+            "diameter": round(diameter_of_areas(areas), 2),
+            "low": float(np.mean(preparation.offset)),
+            "span": float(np.mean([1 / s if s else 0.0 for s in preparation.scale])),
+            "windows": "exact" if self.stream.model.record.halo is not None else "blended",
+            "engine": self.stream.engine.name,
+            "tiles": self._tiles,
+            "cut": self.cut,
+            "seams": round(min(ratios), 4) if ratios else float("nan"),
+            "agreement": round(min(self._agreement), 4) if self._agreement else float("nan"),
+        }
+
+    @property
+    def _tiles(self) -> int:
+        shape, core = self.stream.grid_shape, self.stream.engine.core
+        bands = range(0, shape[0], self.stream.sizes.band)
+        rows = ((top, min(shape[0], top + self.stream.sizes.band)) for top in bands)
+        return sum(len(plan_band(band, shape, core, 0)) for band in rows)

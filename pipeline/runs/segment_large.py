@@ -1,0 +1,217 @@
+"""One image larger than memory, from file to files: labels, rows and pictures are written as its parts come."""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import cv2
+import numpy as np
+
+from pipeline.config import ImageOptions
+from pipeline.results.lock import STATE
+from pipeline.types import Array, Geometry, Image, ImageSource, Labels, Watch, Window
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline.inference.stream import Part
+
+log = logging.getLogger("maskline.segment")
+OVERVIEW = 2_000_000  # pixels of the reduced image that the report's picture is made of
+
+
+class Streaming(Protocol):
+    """What streams one opened image; see `pipeline.inference.segment.Streamed`."""
+
+    @property
+    def statistics(self) -> Mapping[str, float | str]: ...
+    @property
+    def confidence(self) -> float: ...
+
+    def parts(self) -> "Iterator[Part]": ...
+
+
+class Streams(Protocol):
+    """What can stream an opened image; see `pipeline.inference.segment.Segmenter`."""
+
+    def stream(
+        self, source: ImageSource, options: ImageOptions, scratch: Path, identity: str, watch: Watch
+    ) -> Streaming: ...
+
+
+class Overview:
+    """The image `(C, Y, X)` and its labels, reduced: averages of the one, samples of the other."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        height, width = shape[1:]
+        self.step = max(1, int(np.ceil((height * width / OVERVIEW) ** 0.5)))
+        small = (-(-height // self.step), -(-width // self.step))
+        self.pixels: Array = np.zeros((shape[0], *small), dtype)
+        self.labels: Labels = np.zeros(small, np.uint32)
+
+    def _inside(self, window: Window) -> tuple[slice, slice]:
+        y, x = (slice(-(-a // self.step), -(-b // self.step)) for a, b in zip(window.start, window.stop, strict=True))
+        return y, x
+
+    def add_pixels(self, core: Window, pixels: Array) -> None:
+        y, x = self._inside(core)
+        size = (x.stop - x.start, y.stop - y.start)
+        if min(size) > 0:
+            for plane, part in zip(self.pixels, pixels, strict=True):
+                plane[y, x] = cv2.resize(np.ascontiguousarray(part), size, interpolation=cv2.INTER_AREA)
+
+    def add_labels(self, window: Window, labels: Labels) -> None:
+        y, x = self._inside(window)
+        top, left = y.start * self.step - window.start[0], x.start * self.step - window.start[1]
+        self.labels[y, x] = labels[top :: self.step, left :: self.step]
+
+
+class _Rows:
+    """The objects' table, written as rows come, and the sums that the image's own row is made of."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.count, self.area, self.intensity, self.cut = path, 0, 0.0, 0.0, 0
+        self._writer: Any = None
+        self._waiting: list[pd.DataFrame] = []
+
+    def add(self, objects: "pd.DataFrame", cut: int) -> None:
+        means = [name for name in objects.columns if name.startswith("intensity_mean_")]
+        self.count += len(objects)
+        self.cut += cut
+        self.area += float(objects["area_px2"].sum())
+        self.intensity += float(objects[means].to_numpy(np.float64).mean(axis=1).sum()) if len(objects) else 0.0
+        self._waiting.append(objects)
+        if sum(map(len, self._waiting)) >= 1 << 16:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pandas as pd
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        full = [frame for frame in self._waiting if len(frame)] or self._waiting[:1]
+        table = pa.Table.from_pandas(pd.concat(full, ignore_index=True), preserve_index=False)
+        table = table.replace_schema_metadata(None)
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self.path, table.schema, compression="zstd")
+        self._writer.write_table(table)
+        self._waiting = []
+
+    def close(self) -> None:
+        if self._waiting:
+            self._flush()
+        if self._writer is not None:
+            self._writer.close()
+
+
+@dataclass(frozen=True)
+class Large:
+    """What a streamed image leaves behind; `sample` and `sample_labels` are its fullest core, at full resolution."""
+
+    count: int
+    area: float  # mean, px²
+    intensity: float  # mean over objects and channels
+    cut: int
+    overview: Image
+    overview_labels: Labels
+    sample: Image
+    sample_labels: Labels
+    table: Path
+    label_sha256: str
+    confidence: float
+    statistics: Mapping[str, float | str]
+
+
+def segment_large(
+    source: ImageSource,
+    segmenter: Streams,
+    options: ImageOptions,
+    scratch: Path,
+    identity: str,
+    label_path: Path,
+    watch: Watch,
+) -> Large:
+    """Segment an opened 2-D image into `label_path`, a tiled pyramid; `scratch` keeps what a killed run had done."""
+    from pipeline.data.pyramids import LabelPyramid
+
+    scratch.mkdir(parents=True, exist_ok=True)
+    streaming = segmenter.stream(source, options, scratch, identity, watch)
+    shape: tuple[int, int] = (source.shape[1], source.shape[2])
+    overview, rows = Overview(source.shape, source.dtype), _Rows(scratch / "objects.parquet")
+    fullest = _Fullest()
+    try:
+        with LabelPyramid(scratch, shape, source.geometry) as pyramid:
+            for part in streaming.parts():
+                rows.add(part.objects, part.cut)
+                overview.add_pixels(part.core, part.pixels)
+                fullest.see(part)
+                for window, labels in part.labels:
+                    pyramid.put(window.start[0], window.start[1], labels)
+                    overview.add_labels(window, labels)
+                    fullest.take(window, labels)
+            sha256 = pyramid.write(label_path)
+    finally:
+        rows.close()
+    number = max(rows.count, 1)
+    return Large(
+        count=rows.count,
+        area=rows.area / number,
+        intensity=rows.intensity / number,
+        cut=rows.cut,
+        overview=Image(overview.pixels, Geometry.pixels()),
+        overview_labels=overview.labels,
+        sample=Image(fullest.pixels, source.geometry),
+        sample_labels=fullest.labels,
+        table=rows.path,
+        label_sha256=sha256,
+        confidence=streaming.confidence,
+        statistics=streaming.statistics,
+    )
+
+
+def scratch_folder(out: Path, identity: str) -> Path:
+    """Where an image's work lies until it is done: found again by a run that goes on with the same work."""
+    return out / STATE / "large" / hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+def describe_large(large: Large, source: ImageSource) -> dict[str, Any]:
+    """The columns of images.csv, as those of a small image; how it looks is told of its fullest part."""
+    from pipeline.results.quality import appearance
+
+    height, width = source.shape[1:]
+    return {
+        "objects": large.count,
+        "area": large.area if large.count else None,
+        "density": large.count / (height * width / 1e6),
+        "intensity": large.intensity if large.count else None,
+        "height": height,
+        "width": width,
+        "planes": 1,
+        "channels": source.shape[0],
+        "dtype": str(source.dtype),
+        **appearance(large.sample, large.sample_labels),
+        "confidence": large.confidence,
+        **{f"model_{name}": value for name, value in large.statistics.items()},
+    }
+
+
+class _Fullest:
+    """The core with the most objects, the first of several, with its labels once they are final."""
+
+    def __init__(self) -> None:
+        self.count = -1
+        self.pixels: Array = np.zeros((1, 1, 1), np.uint8)
+        self.labels: Labels = np.zeros((1, 1), np.uint32)
+        self._core: Window | None = None
+
+    def see(self, part: "Part") -> None:
+        if len(part.objects) > self.count:
+            self.count, self._core, self.pixels = len(part.objects), part.core, part.pixels
+            self.labels = np.zeros(part.pixels.shape[1:], np.uint32)
+
+    def take(self, window: Window, labels: Labels) -> None:
+        if window == self._core:
+            self.labels = labels

@@ -1,0 +1,208 @@
+"""Images larger than memory: the objects do not know about tiles, bands or blocks."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_model import make_model
+
+from pipeline.inference.blocks import Sizes
+from pipeline.inference.stream import Stream
+from pipeline.model.prepare import fit
+from pipeline.model.targets import decode
+from pipeline.scoring.measure import measure
+from pipeline.types import Geometry, Image, Window
+
+SMALL = Sizes(band=64, side=128, margin=40, widest=96)
+REACH = 16
+
+
+@dataclass
+class Memory:
+    """An image in memory that acts as an opened file, and counts how often each row is read in the predicting pass."""
+
+    pixels: np.ndarray
+    geometry: Geometry = field(default_factory=lambda: Geometry((0.5, 0.5), "um"))
+    path: Path = Path("memory")
+
+    @property
+    def shape(self):
+        return self.pixels.shape
+
+    def read(self, window: Window | None = None, level: int = 0) -> Image:
+        return Image(self.pixels if window is None else self.pixels[:, *window.slices], self.geometry)
+
+
+@dataclass
+class Blurs:
+    """An engine without a network: probabilities are the image, smoothed over 16 px at most."""
+
+    core: int
+    outputs: int = 3
+    name: str = "blurs"
+    fails_after: int = 10**9
+    tiles: int = 0
+
+    def map(self, tiles, preparation):
+        for tile in tiles:
+            self.tiles += 1
+            if self.tiles > self.fails_after:
+                raise RuntimeError("killed")
+            values = np.clip(preparation.normalise(tile)[0], 0, 1)
+            soft = cv2.blur(values, (5, 5), borderType=cv2.BORDER_REPLICATE)
+            core = cv2.erode(soft, np.ones((9, 9)), borderType=cv2.BORDER_REPLICATE)
+            yield np.stack([soft, np.zeros_like(soft), core])
+
+
+def field_of_discs(shape, number, radius, seed):
+    """Bright discs on black, some of them touching."""
+    generator = np.random.default_rng(seed)
+    image = np.zeros(shape, np.uint8)
+    for _ in range(number):
+        centre = (int(generator.integers(shape[1])), int(generator.integers(shape[0])))
+        cv2.circle(image, centre, int(generator.integers(3, radius)), 255, -1)
+    return image
+
+
+def streamed(pixels, scratch, core=64, sizes=SMALL, zoom=1.0, engine=None, halo=REACH):
+    """The label image, the rows and the number of cut objects of `pixels` `(C, Y, X)`."""
+    import dataclasses
+
+    model = make_model()
+    model = dataclasses.replace(model, record=model.record.model_copy(update={"halo": halo, "stride": 16}))
+    source = Memory(pixels)
+    preparation = fit(pixels, model.record.prepare, stride=16, zoom=zoom)
+    stream = Stream(model, engine or Blurs(core), source, preparation, scratch, "test", sizes=sizes)
+    labels, rows, cut = np.full(pixels.shape[1:], 2**32 - 1, np.uint32), [], 0
+    for part in stream.parts(2):
+        rows.append(part.objects)
+        cut += part.cut
+        for window, final in part.labels:
+            assert (labels[window.slices] == 2**32 - 1).all(), "a pixel is written once"
+            labels[window.slices] = final
+    assert (labels < 2**32 - 1).all()
+    import pandas as pd
+
+    return labels, pd.concat(rows, ignore_index=True), cut
+
+
+def whole(pixels):
+    """The label image of `pixels` `(C, Y, X)`, predicted and decoded at once."""
+    model = make_model()
+    preparation = fit(pixels, model.record.prepare, stride=16)
+    height, width = pixels.shape[1:]
+    padded = np.pad(pixels, ((0, 0), (0, -height % 16), (0, -width % 16)), mode="symmetric")
+    answer = next(iter(Blurs(64).map([padded], preparation)))[:, :height, :width]
+    planes = np.rint(answer * 255).astype(np.float32) / np.float32(255)
+    return decode(planes, model.record.target, model.thresholds)
+
+
+def same_objects(a, b):
+    """Whether two label images hold the same objects, whatever their numbers."""
+    pairs = np.unique(np.stack([a.ravel(), b.ravel()]), axis=1)
+    return (
+        len(pairs[0]) == len(np.unique(pairs[0])) == len(np.unique(pairs[1])) and ((pairs == 0).sum(axis=0) != 1).all()
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    height=st.integers(150, 420),
+    width=st.integers(150, 420),
+    core=st.sampled_from([16, 32, 48, 64]),
+)
+def test_objects_are_those_of_the_whole_image(tmp_path_factory, seed, height, width, core):
+    """Whatever the tiles, the objects are those that the whole image gives at once, pixel by pixel."""
+    pixels = np.repeat(field_of_discs((height, width), 60, 14, seed)[None], 3, axis=0)
+    labels, rows, cut = streamed(pixels, tmp_path_factory.mktemp("scratch"), core)
+    expected = whole(pixels)
+    assert expected.max() > 5
+    assert cut == 0
+    assert same_objects(labels, expected)
+    assert len(rows) == expected.max()
+
+
+def test_tiles_leave_no_trace(tmp_path):
+    """Label images of other tiles are equal in every number."""
+    pixels = np.repeat(field_of_discs((390, 500), 120, 14, 3)[None], 3, axis=0)
+    first, rows, _ = streamed(pixels, tmp_path / "a", core=64)
+    for core in (16, 48):
+        labels, others, _ = streamed(pixels, tmp_path / str(core), core=core)
+        assert np.array_equal(labels, first)
+        assert others.equals(rows)
+
+
+def test_rows_are_those_of_the_whole_label_image(tmp_path):
+    """Measured block by block or at once, an object's numbers are the same."""
+    pixels = np.repeat(field_of_discs((390, 500), 120, 14, 4)[None], 3, axis=0)
+    labels, rows, _ = streamed(pixels, tmp_path)
+    expected = measure(labels, Image(pixels, Geometry((0.5, 0.5), "um")))
+    assert len(rows) == len(expected) > 20
+    names = [name for name in expected.columns if name != "confidence"]
+    for name in names:
+        np.testing.assert_allclose(
+            rows[name].to_numpy(float), expected[name].to_numpy(float), rtol=1e-9, atol=1e-9, err_msg=name
+        )
+
+
+def test_an_object_larger_than_the_margin_is_seen_whole_with_a_wider_one(tmp_path):
+    """A disc of 90 px across four cores of 128 with a margin of 40 px is one object."""
+    image = np.zeros((300, 300), np.uint8)
+    cv2.circle(image, (128, 128), 45, 255, -1)
+    labels, rows, cut = streamed(np.repeat(image[None], 3, axis=0), tmp_path)
+    assert cut == 0
+    assert len(rows) == labels.max() == 1
+
+
+def test_an_object_larger_than_the_widest_margin_is_cut_and_counted_but_no_pixel_is_lost(tmp_path):
+    """A bar of 560 px is cut at the cores' edges; its parts are objects, counted as cut."""
+    image = np.zeros((200, 600), np.uint8)
+    image[80:100, 20:580] = 255
+    pixels = np.repeat(image[None], 3, axis=0)
+    labels, rows, cut = streamed(pixels, tmp_path)
+    assert cut == len(rows) == labels.max() == 5
+    assert np.array_equal(labels > 0, whole(pixels) > 0)
+    assert (np.diff(np.unique(np.flatnonzero((labels[90, :-1] != labels[90, 1:]) & (labels[90, 1:] > 0)))) > 0).all()
+
+
+@pytest.mark.parametrize("zoom", [0.5, 2.0, 0.37, 1.7])
+def test_a_rescaled_image_gives_labels_on_the_files_grid(tmp_path, zoom):
+    """At another zoom the objects lie where they are in the file, once each, for any tiles."""
+    pixels = np.repeat(field_of_discs((330, 420), 25, 24, 5)[None], 3, axis=0)
+    labels, rows, cut = streamed(pixels, tmp_path / "a", zoom=zoom)
+    again, _, _ = streamed(pixels, tmp_path / "b", core=16, zoom=zoom)
+    assert np.array_equal(labels, again)
+    assert len(rows) == labels.max() > 5
+    truth = cv2.erode(pixels[0], np.ones((5, 5))) > 0
+    assert np.count_nonzero((labels > 0) & truth) > 0.95 * np.count_nonzero(truth)
+
+
+def test_a_run_that_was_killed_goes_on_behind_its_last_band(tmp_path):
+    """What was predicted is not predicted again, and the answer is that of an undisturbed run."""
+    pixels = np.repeat(field_of_discs((400, 300), 60, 14, 6)[None], 3, axis=0)
+    expected, _, _ = streamed(pixels, tmp_path / "undisturbed")
+    with pytest.raises(RuntimeError, match="killed"):
+        streamed(pixels, tmp_path / "a", engine=Blurs(64, fails_after=18))
+    engine = Blurs(64)
+    labels, _, _ = streamed(pixels, tmp_path / "a", engine=engine)
+    assert np.array_equal(labels, expected)
+    assert engine.tiles == 35 - 15  # five tiles a band of seven; three bands had been sealed
+
+
+def test_a_damaged_band_is_predicted_again(tmp_path):
+    """A band whose bytes are not those that were sealed is not believed."""
+    pixels = np.repeat(field_of_discs((400, 300), 60, 14, 6)[None], 3, axis=0)
+    expected, _, _ = streamed(pixels, tmp_path)
+    band = tmp_path / "band-00002.planes"
+    data = bytearray(band.read_bytes())
+    data[-5] ^= 255
+    band.write_bytes(data)
+    engine = Blurs(64)
+    labels, _, _ = streamed(pixels, tmp_path, engine=engine)
+    assert engine.tiles == 5
+    assert np.array_equal(labels, expected)
