@@ -71,7 +71,11 @@ class FileSource:
     def __post_init__(self) -> None:
         self.channels = self.channels or channel_names(self.shape[0])
 
-    def read(self, window: Window | None = None) -> Image:
+    @property
+    def levels(self) -> tuple[tuple[int, ...], ...]:
+        return (self.shape[1:],)
+
+    def read(self, window: Window | None = None, level: int = 0) -> Image:
         """Read the image, or a window of it in ((Z,) Y, X); raises ImageError for anything short of every pixel.
 
         A windowed read decodes the file once and holds it for the next window.

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.config import FixedSize, ImageOptions
 from pipeline.errors import ImageError, ModelError
+from pipeline.inference.engines import make_engine
 from pipeline.inference.predict import choose_device, predict
 from pipeline.inference.sizing import Glance, choose_zoom, median_diameter
 from pipeline.inference.stream import Stream
@@ -48,6 +49,7 @@ class Segmenter:
         self.device = choose_device(device)
         self.model = model
         model.network.to(self.device)
+        self.engine = make_engine(model, device)
 
     def segment(
         self,
@@ -99,7 +101,7 @@ class Segmenter:
         seen = survey(source, record.prepare, stride=record.stride, channel=options.channel)
         zoom = self._told_zoom(source.geometry, options)
         if zoom is None:
-            zoom = choose_zoom(self.model, seen.busiest, self._predict, seen.preparation).zoom
+            zoom = choose_zoom(self.model, seen.busiest, lambda prepared: predict(self.model, prepared, self.device), seen.preparation).zoom
         shape = tuple(max(1, round(side * zoom)) for side in seen.preparation.original)
         preparation = replace(seen.preparation, shape=(shape[0], shape[1]))
         stream = Stream(

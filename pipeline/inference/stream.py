@@ -90,6 +90,12 @@ class Stream:
         """How far beyond its core a tile is read."""
         return self.model.record.halo or 0
 
+    @property
+    def grid_shape(self) -> tuple[int, int]:
+        """Of the network's grid, `(Y, X)`, padded to its stride."""
+        height, width = (side + -side % self.preparation.stride for side in self.preparation.shape)
+        return height, width
+
     def parts(self, workers: int) -> Iterator[Part]:
         """The image's parts in raster order of its blocks; `workers` threads decode."""
         channels = self.model.record.prepare.channels

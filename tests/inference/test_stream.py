@@ -174,7 +174,7 @@ def test_an_object_larger_than_the_widest_margin_is_cut_and_counted_but_no_pixel
 def test_a_rescaled_image_gives_labels_on_the_files_grid(tmp_path, zoom):
     """At another zoom the objects lie where they are in the file, once each, for any tiles."""
     pixels = np.repeat(field_of_discs((330, 420), 25, 24, 5)[None], 3, axis=0)
-    labels, rows, cut = streamed(pixels, tmp_path / "a", zoom=zoom)
+    labels, rows, _ = streamed(pixels, tmp_path / "a", zoom=zoom)
     again, _, _ = streamed(pixels, tmp_path / "b", core=16, zoom=zoom)
     assert np.array_equal(labels, again)
     assert len(rows) == labels.max() > 5
