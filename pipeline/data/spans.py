@@ -53,22 +53,17 @@ def expand(first: Integers, count: Integers) -> Integers:
 
 def find_spans(labels: Array) -> Spans:
     """The spans of `(Y, X)` labels or a boolean mask."""
-    height, width = labels.shape
-    change = np.empty((height, width + 1), bool)  # the last column ends the row, so that no span runs on
-    np.not_equal(labels[:, :1], 0, out=change[:, :1])
-    np.not_equal(labels[:, 1:], labels[:, :-1], out=change[:, 1:-1])
-    np.not_equal(labels[:, -1:], 0, out=change[:, -1:])
+    flat, width = labels.ravel(), labels.shape[1]
+    change = np.empty(labels.shape, bool)
+    np.not_equal(flat[1:], flat[:-1], out=change.ravel()[1:])
+    change[:, 0] = True
     at = np.flatnonzero(change)
-    if labels.dtype == bool:  # a mask goes in and out by turns
-        row = at[::2] // (width + 1)
-        start = at[::2] - row * (width + 1)
-        return Spans(row, start, start + at[1::2] - at[::2], np.ones(row.size, bool))
-    row = at // (width + 1)
-    column = at - row * (width + 1)
-    value = labels[row, np.minimum(column, width - 1)]
-    inside = np.flatnonzero((value != 0) & (column < width))
-    start = column[inside]
-    return Spans(row[inside], start, start + at[inside + 1] - at[inside], value[inside])
+    value = flat.take(at)
+    inside = np.flatnonzero(value)
+    begin, end = at.take(inside), np.append(at, flat.size).take(inside + 1)
+    row = begin // width
+    start = begin - row * width
+    return Spans(row, start, start + end - begin, value.take(inside))
 
 
 def connect(spans: Spans) -> tuple[int, Integers]:

@@ -10,6 +10,7 @@ what was kept as uint8 decodes as what it was made of.
 """
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -22,6 +23,7 @@ from pipeline.types import Array, Labels, Pixels
 Bytes = NDArray[np.uint8]
 FULL = 255  # what a probability of 1 is read as
 HOLE = 64  # px: the largest enclosed gap that is taken for a nucleolus
+_BAND = 2**16
 _PARTS = 64  # the border's weight is rounded to that part of one
 
 
@@ -104,7 +106,8 @@ def decode_components(probabilities: Pixels | Bytes, target: Target, thresholds:
     if not merged.any():
         return _number(mask.shape, spans, parts, part, None, thresholds.minimum_area)
     inside, within = merged[part], merged[seed_part][seed]
-    split = _flood(depth, spans.take(inside), part[inside], seeds.take(within), seed[within])
+    sown = seed[within]
+    split = _flood(depth, spans.take(inside), part[inside], seeds.take(within), sown, seed_part[sown])
     whole = spans.take(~inside)
     both = Spans(*(np.concatenate([a, b]) for a, b in zip(_columns(whole), _columns(split), strict=True)))
     owner = np.concatenate([part[~inside], parts + split.value])
@@ -160,49 +163,50 @@ def _part_of(seeds: Spans, seed: Integers, spans: Spans, part: Integers, width: 
     return found
 
 
-def _flood(depth: Array, spans: Spans, part: Integers, seeds: Spans, seed: Integers) -> Spans:
+def _flood(depth: Array, spans: Spans, part: Integers, seeds: Spans, seed: Integers, home: Integers) -> Spans:
     """Cut components into the basins of their seeds: the watershed, whose spans have the seed as their value.
 
-    The components are laid out side by side on a canvas of their own, and flooded together. Floods of different
-    components never meet; within one, equal depths come in the order they were reached, and seeds of equal depth in
-    raster order.
+    `part` is the component of each span, `seed` the seed of each of the seeds' spans, `home` the component of that.
+    The components are laid out side by side on a canvas of their own. Floods of different ones never meet; within one,
+    equal depths come in the order they are reached, and equally deep pixels of seeds in raster order.
     """
-    from skimage.segmentation import watershed
-
-    width = depth.shape[1]
-    canvas, shift = _layout(spans, part)
-    at = expand(spans.row * canvas[1] + spans.start + shift[part], spans.length)
-    source = spans.pixels(width)
-    seed_part = np.zeros(int(seed.max()) + 1, np.int64)
-    seed_part[seed] = part[
-        np.searchsorted(spans.row * width + spans.start, seeds.row * width + seeds.start, "right") - 1
-    ]
-    sown = expand(seeds.row * canvas[1] + seeds.start + shift[seed_part[seed]], seeds.length)
-    marker = np.zeros(canvas, np.int32)
-    marker.ravel()[sown] = np.repeat(seed + 1, seeds.length)
-    free = np.zeros(canvas, np.uint8)
-    free.ravel()[at] = 1
-    inside = free.astype(bool)
-    free.ravel()[sown] = 0
-    rim = cv2.dilate(free, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))).astype(bool) & inside
-    steps = float(sown.size + 1)  # between two depths there is room for every seed pixel, and one for all others
-    height = np.zeros(canvas)
-    height.ravel()[at] = depth.ravel()[source] * -steps + (steps - 1)
-    height.ravel()[sown] += np.arange(sown.size) - (steps - 1)
-    basin = watershed(height, np.where(rim, marker, 0), mask=rim)  # seeds that nothing free touches have no say
-    found = np.where(rim, basin, marker).ravel()[at]
+    shape, shift, bands = _layout(spans, part)
+    source = spans.pixels(depth.shape[1])
+    at = expand(spans.row * shape[1] + spans.start + shift[part], spans.length)
+    sown = expand(seeds.row * shape[1] + seeds.start + shift[home], seeds.length)
+    basin = np.zeros(shape, np.int32)
+    basin.ravel()[sown] = np.repeat(seed + 1, seeds.length)
+    steps = float(sown.size + 1)  # between two depths there is room for every seed pixel, and a last place for others
+    height = np.zeros(shape)
+    height.ravel()[at] = depth.ravel().take(source) * -steps + sown.size
+    height.ravel()[sown] += np.arange(-sown.size, 0)
+    inside = np.zeros(shape, np.uint8)
+    inside.ravel()[at] = 1
+    for top, bottom in pairwise(bands):
+        _fill_basins(basin[top:bottom], height[top:bottom], inside[top:bottom])
+    found = basin.ravel().take(at)
     new = np.zeros(at.size, bool)
     new[np.cumsum(spans.length) - spans.length] = True
     new[1:] |= found[1:] != found[:-1]
     begin = np.flatnonzero(new)
-    row, start = np.divmod(source[begin], width)
+    row, start = np.divmod(source[begin], depth.shape[1])
     return Spans(row, start, start + np.diff(begin, append=at.size), found[begin].astype(np.int64) - 1)
 
 
-def _layout(spans: Spans, part: Integers) -> tuple[tuple[int, int], Integers]:
-    """The shape of a canvas that holds the boxes of all parts a pixel apart, and what to add to flat indices for each.
+def _fill_basins(basin: Array, height: Array, inside: Array) -> None:
+    """Let the seeds in `basin` grow over all of `inside`, in place. Seeds' pixels that nothing free touches sit out."""
+    from skimage.segmentation import watershed
 
-    Boxes stand on shelves, in order of their heights. Pixel (y, x) of part p lies at `y * width + x + shift[p]`.
+    free = inside * (basin == 0)
+    rim = np.minimum(cv2.dilate(free, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))), inside).astype(bool)
+    np.copyto(basin, watershed(height, basin, mask=rim), where=rim)
+
+
+def _layout(spans: Spans, part: Integers) -> tuple[tuple[int, int], Integers, list[int]]:
+    """A canvas that holds the boxes of all parts a pixel apart, on shelves in order of their heights.
+
+    Its shape; what to add to `y * width + x` of a part's pixels to find them there; and where it may be cut into bands
+    of some `_BAND` pixels, for a short queue is a quick one.
     """
     ids, code = np.unique(part, return_inverse=True)
     box = _boxes(spans, code, ids.size)
@@ -210,13 +214,15 @@ def _layout(spans: Spans, part: Integers) -> tuple[tuple[int, int], Integers]:
     width = max(int(wide.max()), int(np.sqrt(np.sum(tall * wide))))
     shift = np.zeros(int(ids[-1]) + 1, np.int64)
     y = x = deep = 0
+    bands = [0]
     for number in np.argsort(-tall, kind="stable").tolist():
         if x + wide[number] > width:
             y, x, deep = y + deep, 0, 0
+            bands += [y] * ((y - bands[-1]) * width >= _BAND)
         deep = deep or int(tall[number])
         shift[ids[number]] = (y - box[number, 0]) * width + x - box[number, 1]
         x += int(wide[number])
-    return (y + deep, width), shift
+    return (y + deep, width), shift, [*bands, y + deep]
 
 
 def _boxes(spans: Spans, code: Integers, count: int) -> Integers:

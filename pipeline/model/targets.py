@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config import MaskTarget, SeparatedTarget, Target, ThreeClassTarget
+from pipeline.data.spans import Spans, find_spans
 from pipeline.model.decode import Thresholds, decode, scale_areas
 from pipeline.types import Labels, Pixels
 
@@ -31,6 +32,7 @@ __all__ = [
     "encode",
     "own_distance",
     "scale_areas",
+    "span_distance",
     "touching_border",
 ]
 _REACH = 2  # px: how far a touching border reaches into both objects
@@ -78,21 +80,29 @@ def touching_border(labels: np.ndarray) -> Pixels:
 
 def own_distance(labels: np.ndarray) -> Pixels:
     """`(Y, X)` float32: Euclidean distance to the nearest pixel of something else, 1 at each object's deepest pixel."""
-    inside = labels > 0
-    if not inside.any():
-        return np.zeros(labels.shape, np.float32)
-    edge = np.zeros(labels.shape, bool)  # the first row of pixels of an object that touches another
-    down, right = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
-    edge[1:] |= down
-    edge[:-1] |= down
-    edge[:, 1:] |= right
-    edge[:, :-1] |= right
-    core = (inside & ~edge).astype(np.uint8)
-    distance = cv2.distanceTransform(core, cv2.DIST_L2, 5) + inside
-    deepest = np.zeros(int(labels.max()) + 1, np.float32)
-    np.maximum.at(deepest, labels[inside], distance[inside])
-    deepest[0] = 1
-    scaled: Pixels = (distance / np.maximum(deepest, 1)[labels]).astype(np.float32)
+    spans = find_spans(labels)
+    scaled = np.zeros(labels.shape, np.float32)
+    scaled.ravel()[spans.pixels(labels.shape[1])] = span_distance(labels, spans)
+    return scaled
+
+
+def span_distance(labels: np.ndarray, spans: Spans) -> Pixels:
+    """`own_distance` of the pixels of the image's `spans`, one after the other: `(n,)` float32."""
+    if not spans.row.size:
+        return np.zeros(0, np.float32)
+    flat, width = labels.ravel(), labels.shape[1]
+    core = labels != 0  # less the first row of pixels of an object that touches something else
+    inner = core.ravel()
+    for step, wraps in ((1, True), (width, False)):
+        same = flat[step:] == flat[:-step]
+        if wraps:
+            same[width - 1 :: width] = True  # the end of one row and the begin of the next do not touch
+        inner[step:] &= same
+        inner[:-step] &= same
+    distance = cv2.distanceTransform(core.view(np.uint8), cv2.DIST_L2, 5).ravel().take(spans.pixels(width)) + 1
+    deepest = np.ones(int(spans.value.max()) + 1, np.float32)
+    np.maximum.at(deepest, spans.value, np.maximum.reduceat(distance, np.cumsum(spans.length) - spans.length))
+    scaled: Pixels = distance / np.repeat(deepest[spans.value], spans.length)
     return scaled
 
 
