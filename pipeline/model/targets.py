@@ -1,7 +1,7 @@
 """What the network learns of a label image, and how its answer becomes a label image again.
 
-Encode and decode stand in one file because they are each other's inverse: on separated objects
-`decode(encode(labels)) == labels` up to numbering (the property test of that name).
+Two directions, each other's inverse: `encode` here, `decode` beside it in `pipeline/model/decode.py` (and by either
+name). On separated objects `decode(encode(labels)) == labels` up to numbering (the property test of that name).
 
 Channels of the `separated` target, all in [0, 1]:
 
@@ -14,40 +14,28 @@ Channels of the `separated` target, all in [0, 1]:
 and border.
 """
 
-from dataclasses import dataclass, replace
-
 import cv2
 import numpy as np
 import torch
-from skimage.measure import label as label_components
-from skimage.segmentation import watershed
 from torch import Tensor
 
 from pipeline.config import MaskTarget, SeparatedTarget, Target, ThreeClassTarget
+from pipeline.data.spans import Spans, find_spans
+from pipeline.model.decode import Thresholds, decode, scale_areas
 from pipeline.types import Labels, Pixels
 
+__all__ = [
+    "Thresholds",
+    "activate",
+    "channel_names",
+    "decode",
+    "encode",
+    "own_distance",
+    "scale_areas",
+    "span_distance",
+    "touching_border",
+]
 _REACH = 2  # px: how far a touching border reaches into both objects
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """How probabilities are read: tuned on validation, stored with the model. Areas are in model pixels."""
-
-    foreground: float = 0.5
-    seed: float = 0.5
-    border: float = 1.0  # weight of the border when it is taken off the distance (or, without one, the foreground)
-    minimum_area: int = 10
-    minimum_seed: int = 3
-
-
-def scale_areas(thresholds: Thresholds, factor: float) -> Thresholds:
-    """Thresholds whose areas are `factor` times as large, for decoding on another grid than the model's.
-
-    >>> scale_areas(Thresholds(minimum_area=10), 4.0).minimum_area
-    40
-    """
-    area, seed = round(thresholds.minimum_area * factor), round(thresholds.minimum_seed * factor)
-    return replace(thresholds, minimum_area=max(1, area), minimum_seed=max(1, seed))
 
 
 def channel_names(target: Target) -> tuple[str, ...]:
@@ -92,21 +80,29 @@ def touching_border(labels: np.ndarray) -> Pixels:
 
 def own_distance(labels: np.ndarray) -> Pixels:
     """`(Y, X)` float32: Euclidean distance to the nearest pixel of something else, 1 at each object's deepest pixel."""
-    inside = labels > 0
-    if not inside.any():
-        return np.zeros(labels.shape, np.float32)
-    edge = np.zeros(labels.shape, bool)  # the first row of pixels of an object that touches another
-    down, right = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
-    edge[1:] |= down
-    edge[:-1] |= down
-    edge[:, 1:] |= right
-    edge[:, :-1] |= right
-    core = (inside & ~edge).astype(np.uint8)
-    distance = cv2.distanceTransform(core, cv2.DIST_L2, 5) + inside
-    deepest = np.zeros(int(labels.max()) + 1, np.float32)
-    np.maximum.at(deepest, labels[inside], distance[inside])
-    deepest[0] = 1
-    scaled: Pixels = (distance / np.maximum(deepest, 1)[labels]).astype(np.float32)
+    spans = find_spans(labels)
+    scaled = np.zeros(labels.shape, np.float32)
+    scaled.ravel()[spans.pixels(labels.shape[1])] = span_distance(labels, spans)
+    return scaled
+
+
+def span_distance(labels: np.ndarray, spans: Spans) -> Pixels:
+    """`own_distance` of the pixels of the image's `spans`, one after the other: `(n,)` float32."""
+    if not spans.row.size:
+        return np.zeros(0, np.float32)
+    flat, width = labels.ravel(), labels.shape[1]
+    core = labels != 0  # less the first row of pixels of an object that touches something else
+    inner = core.ravel()
+    for step, wraps in ((1, True), (width, False)):
+        same = flat[step:] == flat[:-step]
+        if wraps:
+            same[width - 1 :: width] = True  # the end of one row and the begin of the next do not touch
+        inner[step:] &= same
+        inner[:-step] &= same
+    distance = cv2.distanceTransform(core.view(np.uint8), cv2.DIST_L2, 5).ravel().take(spans.pixels(width)) + 1
+    deepest = np.ones(int(spans.value.max()) + 1, np.float32)
+    np.maximum.at(deepest, spans.value, np.maximum.reduceat(distance, np.cumsum(spans.length) - spans.length))
+    scaled: Pixels = distance / np.repeat(deepest[spans.value], spans.length)
     return scaled
 
 
@@ -120,62 +116,3 @@ def encode(labels: Labels, target: Target) -> Pixels:
     if isinstance(target, ThreeClassTarget):
         return np.stack([foreground * (1 - border), border, (1 - foreground) * (1 - border)])
     return np.stack([foreground, border, own_distance(compact)])
-
-
-def _split(part: Labels, depth: Pixels, seeds: Labels) -> Labels:
-    return np.asarray(watershed(-depth, seeds, mask=part), np.uint32)
-
-
-def _fill_holes(mask: np.ndarray) -> np.ndarray:
-    """Background of at most 64 px that is enclosed and does not reach the image's edge becomes foreground."""
-    count, holes, stats, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
-    height, width = mask.shape
-    left, top, w, h, area = (stats[:, k] for k in range(5))
-    inner = (left > 0) & (top > 0) & (left + w < width) & (top + h < height) & (area <= 64)
-    inner[0] = False
-    return np.asarray(mask | inner[holes]) if count > 1 else mask
-
-
-def _separate(probabilities: Pixels, mask: np.ndarray, thresholds: Thresholds) -> Labels:
-    """Label the mask's components, then split only those that hold several seeds."""
-    inner = probabilities[2] if len(probabilities) > 2 else probabilities[0]
-    depth = inner - thresholds.border * probabilities[1]
-    raw = ((depth > thresholds.seed) & mask).astype(np.uint8)
-    _, seeds, seed_stats, _ = cv2.connectedComponentsWithStats(raw, connectivity=4)
-    seeds[seed_stats[:, cv2.CC_STAT_AREA][seeds] < thresholds.minimum_seed] = 0
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
-    pairs = np.unique(np.stack([parts[seeds > 0], seeds[seeds > 0]]), axis=1)
-    merged = np.flatnonzero(np.bincount(pairs[0], minlength=count) > 1)
-    labels = parts.astype(np.uint32)
-    following = count
-    for part in merged:
-        left, top, width, height = stats[part, :4]
-        box = np.s_[top : top + height, left : left + width]
-        here = parts[box] == part
-        split = _split(here, depth[box], np.where(here, seeds[box], 0))
-        values, inverse = np.unique(split[here], return_inverse=True)
-        labels[box][here] = (following + inverse).astype(np.uint32)
-        following += len(values)
-    return labels
-
-
-def decode(probabilities: Pixels, target: Target, thresholds: Thresholds) -> Labels:
-    """Probabilities `(K, Y, X)` to instances `(Y, X)` uint32, numbered 1..n in raster order of their first pixel."""
-    mask = probabilities[0] > thresholds.foreground
-    if isinstance(target, MaskTarget):
-        labels = np.asarray(label_components(mask, connectivity=1), np.uint32)
-    else:
-        labels = _separate(probabilities, _fill_holes(mask), thresholds)
-    return _drop_small(labels, thresholds.minimum_area)
-
-
-def _drop_small(labels: Labels, minimum: int) -> Labels:
-    flat = labels.ravel()
-    area = np.bincount(flat)
-    kept = area >= max(minimum, 1)
-    kept[:1] = False
-    first = np.zeros(len(area), np.int64)
-    first[flat[::-1]] = np.arange(flat.size)[::-1]  # of many assignments the last one stays: the first pixel
-    table = np.zeros(len(area), np.uint32)
-    table[np.flatnonzero(kept)[np.argsort(first[kept])]] = np.arange(1, np.count_nonzero(kept) + 1)
-    return table[labels]

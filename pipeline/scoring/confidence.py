@@ -4,6 +4,9 @@ Two things make a number in [0, 1]. The mean foreground probability inside objec
 images unlike those the model learned from. The agreement (Dice of soft values) between the distance the network
 answered and the distance of the very objects its answer was decoded to falls where they were cut or merged against the
 network's own opinion, and where it saw something that did not become an object.
+
+Both are ratios of sums of whole numbers (probabilities are read as 0..255, as they are decoded), so that those of the
+parts of a large image add up to those of the whole, exactly and in any order.
 """
 
 from dataclasses import dataclass
@@ -12,43 +15,95 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import Target
-from pipeline.model.targets import encode
+from pipeline.data.spans import find_spans
+from pipeline.model.decode import FULL, Bytes, to_bytes
+from pipeline.model.targets import span_distance
 from pipeline.types import Labels, Pixels
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class ConfidenceSums:
+    """What an image's confidence is made of; `+` adds the parts of an image, each pixel being in one of them.
+
+    area, inside : pixels of objects, and the sum of their foreground probabilities (0..255).
+    common : twice the product of the distance that was seen and that of the objects, summed over all pixels.
+    squares : the squares of both, summed over all pixels.
+    """
+
+    area: int = 0
+    inside: int = 0
+    common: int = 0
+    squares: int = 0
+
+    def __add__(self, other: "ConfidenceSums") -> "ConfidenceSums":
+        return ConfidenceSums(
+            self.area + other.area,
+            self.inside + other.inside,
+            self.common + other.common,
+            self.squares + other.squares,
+        )
+
+    @property
+    def image(self) -> float:
+        """In [0, 1], 0 without any object.
+
+        >>> (ConfidenceSums(area=1, inside=255, common=2, squares=2) + ConfidenceSums(area=1, squares=2)).image
+        0.25
+        """
+        if not self.area or not self.squares:
+            return 0.0
+        return self.inside / (FULL * self.area) * (self.common / self.squares)
+
+
+@dataclass(frozen=True)
 class Confidence:
-    """`image` in [0, 1], 0 without any object; `objects` in [0, 1], one an object, in the order of their labels."""
+    """`objects` in [0, 1], one an object, in the order of their labels; `sums` are those of all pixels."""
 
-    image: float
     objects: Floats
+    sums: ConfidenceSums
+
+    @property
+    def image(self) -> float:
+        """Of the whole image, in [0, 1], 0 without any object."""
+        return self.sums.image
 
 
-def confidence(labels: Labels, probabilities: Pixels, target: Target) -> Confidence:
-    """Confidence of `labels` `(Y, X)`, 1..n as `decode` made them of `probabilities` `(K, Y, X)`.
+def confidence(labels: Labels, probabilities: Pixels | Bytes, target: Target) -> Confidence:
+    """Confidence of `labels` `(Y, X)`, 1..n as `decode` made them of `probabilities` `(K, Y, X)`, float32 or uint8.
 
     >>> from pipeline.config import SeparatedTarget
+    >>> from pipeline.model.targets import encode
     >>> labels = np.zeros((9, 9), np.uint32)
     >>> labels[2:7, 2:7] = 1
     >>> sure = confidence(labels, encode(labels, SeparatedTarget()), SeparatedTarget())
     >>> sure.image, sure.objects.tolist()
     (1.0, [1.0])
     """
-    count = int(labels.max(initial=0))
-    if count == 0:
-        return Confidence(0.0, np.zeros(0))
-    inner = 2 if len(probabilities) > 2 else 0
-    seen = probabilities[inner]
-    expected = encode(labels, target)[inner] if inner else (labels > 0).astype(np.float32)
-    flat = labels.ravel()
+    planes = to_bytes(probabilities)
+    inner = 2 if len(planes) > 2 else 0
+    everything = int(np.square(planes[inner], dtype=np.uint16).sum(dtype=np.int64))
+    spans = find_spans(labels)
+    if not spans.row.size:
+        return Confidence(np.zeros(0), ConfidenceSums(squares=everything))
+    at = spans.pixels(labels.shape[1])
+    seen = planes[inner].ravel().take(at).astype(np.int32)
+    if inner:
+        expected = np.rint(span_distance(labels, spans) * np.float32(FULL)).astype(np.int32)
+    else:
+        expected = np.full(at.size, FULL, np.int32)
+    begin = np.cumsum(spans.length) - spans.length
+    count = int(spans.value.max())
 
-    def sums(values: Pixels) -> Floats:
-        return np.bincount(flat, weights=values.ravel(), minlength=count + 1).astype(np.float64)
+    def sums(values: NDArray[np.int32]) -> NDArray[np.int64]:
+        a_span = np.add.reduceat(values, begin, dtype=np.int64)
+        return np.bincount(spans.value, weights=a_span, minlength=count + 1)[1:].astype(np.int64)
 
-    areas, inside = np.bincount(flat, minlength=count + 1), sums(probabilities[0])
-    common, squares = sums(2 * seen * expected), sums(seen**2 + expected**2)
-    objects = inside[1:] / np.maximum(areas[1:], 1) * common[1:] / np.maximum(squares[1:], 1e-9)
-    sure = inside[1:].sum() / areas[1:].sum()
-    return Confidence(float(sure * common.sum() / squares.sum()), objects)
+    area = np.bincount(spans.value, weights=spans.length, minlength=count + 1)[1:].astype(np.int64)
+    inside = sums(planes[0].ravel().take(at).astype(np.int32))
+    common, own = sums(2 * seen * expected), sums(seen * seen + expected * expected)
+    beside = everything - int((seen * seen).sum(dtype=np.int64))
+    objects = inside / np.maximum(FULL * area, 1) * common / np.maximum(own, 1)
+    total = ConfidenceSums(int(area.sum()), int(inside.sum()), int(common.sum()), int(own.sum()) + beside)
+    return Confidence(objects, total)

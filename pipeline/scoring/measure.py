@@ -11,13 +11,14 @@ array axes: `centroid_y_px` is 0 at the centre of the first row; `bbox_*_px` are
 [[1.0, 0.5, 4.0, 28.0], [5.0, 2.0, 1.0, 7.0]]
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.spans import Integers, Spans, find_spans
 from pipeline.errors import MaskError
 from pipeline.scoring.outline import convex_areas, perimeters
 from pipeline.types import Array, Geometry, Image, Labels
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     import pandas
 
 Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 _UNITS = ("px", "um", "mm")
 _POSITIONS = ("centroid_y", "centroid_x")
 _BOX = ("bbox_top_px", "bbox_left_px", "bbox_bottom_px", "bbox_right_px")
@@ -63,21 +63,17 @@ def order_columns(names: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Objects:
-    """The foreground pixels, sorted by object, in raster order within each; `starts` is where each object begins."""
+    """The spans of all objects, sorted by object, in raster order within each; `starts` is where each object begins."""
 
     labels: Integers
+    spans: Spans
     starts: Integers
-    order: Integers  # flat indices into the image
-    code: Integers  # 0-based object of each
-    y: Integers
-    x: Integers
-
-    @property
-    def areas(self) -> Integers:
-        return np.diff(self.starts, append=self.order.size)
+    code: Integers  # 0-based object of each span
+    areas: Integers
+    box: tuple[Integers, ...]  # top, left, bottom, right
 
     def sums(self, values: Array) -> Floats:
-        """Sum of per-pixel values over each object."""
+        """Sum of per-span values over each object."""
         return np.bincount(self.code, weights=values, minlength=self.labels.size).astype(np.float64)
 
 
@@ -111,8 +107,8 @@ def measure(labels: Labels, image: Image, confidence: Floats | None = None) -> "
     objects = _objects(labels)
     found: dict[str, Array] = {"label": objects.labels, **_place(objects, labels.shape)}
     found |= _size(objects, labels, image.geometry)
-    for channel, plane in enumerate(image.pixels):
-        found |= {f"intensity_{k}_c{channel}": v for k, v in _intensities(objects, plane).items()}
+    for channel, statistics in enumerate(_intensities(objects, image.pixels)):
+        found |= {f"intensity_{k}_c{channel}": v for k, v in statistics.items()}
     if confidence is not None and confidence.size != objects.labels.size:
         came, wanted = f"{confidence.size} confidences", f"{objects.labels.size}, as many as there are objects"
         raise MaskError("labels", came, wanted, "measure the labels that the confidences are of")
@@ -130,32 +126,37 @@ def _check(labels: Labels, image: Image) -> None:
 
 
 def _objects(labels: Labels) -> _Objects:
-    flat = labels.ravel()
-    inside = np.flatnonzero(flat)
-    order = inside[np.argsort(flat[inside], kind="stable")]
-    values = flat[order]
-    starts = np.flatnonzero(np.diff(values.astype(np.int64), prepend=0))
-    code = np.repeat(np.arange(starts.size), np.diff(starts, append=order.size))
-    y, x = np.divmod(order, labels.shape[1])
-    return _Objects(values[starts].astype(np.int64), starts, order, code, y, x)
+    spans = find_spans(labels)
+    few = spans.value.max(initial=0) < 2**16  # numpy sorts 16 bits by counting
+    spans = spans.take(np.argsort(spans.value.astype(np.uint16) if few else spans.value, kind="stable"))
+    starts = np.flatnonzero(np.diff(spans.value.astype(np.int64), prepend=0))
+    code = np.repeat(np.arange(starts.size), np.diff(starts, append=spans.value.size))
+    sides = ((np.minimum, spans.row), (np.minimum, spans.start), (np.maximum, spans.row + 1), (np.maximum, spans.stop))
+    box = tuple(_reduce(function, values, starts) for function, values in sides)
+    areas = _reduce(np.add, spans.length, starts)
+    return _Objects(spans.value[starts].astype(np.int64), spans, starts, code, areas, box)
 
 
-def _reduce(function: np.ufunc, values: Array, starts: Integers) -> Array:
-    return function.reduceat(values, starts) if starts.size else values[:0]
+def _reduce(function: np.ufunc, values: Array, starts: Integers, kind: type | None = None) -> Array:
+    return function.reduceat(values, starts, dtype=kind) if starts.size else values[:0]
 
 
 def _place(objects: _Objects, shape: tuple[int, ...]) -> dict[str, Array]:
-    top, left = (_reduce(np.minimum, axis, objects.starts) for axis in (objects.y, objects.x))
-    bottom, right = (_reduce(np.maximum, axis, objects.starts) + 1 for axis in (objects.y, objects.x))
+    top, left, bottom, right = objects.box
     touches = (top == 0) | (left == 0) | (bottom == shape[0]) | (right == shape[1])
-    return {**dict(zip(_BOX, (top, left, bottom, right), strict=True)), "touches_edge": touches}
+    return {**dict(zip(_BOX, objects.box, strict=True)), "touches_edge": touches}
 
 
-def _intensities(objects: _Objects, plane: Array) -> Mapping[str, Floats]:
-    values = plane.ravel()[objects.order]
-    total = objects.sums(values)
-    low, high = (_reduce(f, values, objects.starts).astype(np.float64) for f in (np.minimum, np.maximum))
-    return {"mean": total / objects.areas, "min": low, "max": high, "sum": total}
+def _intensities(objects: _Objects, planes: Array) -> Iterator[Mapping[str, Floats]]:
+    """Of each channel of `(C, Y, X)`."""
+    at = objects.spans.pixels(planes.shape[2])
+    starts = np.cumsum(objects.areas) - objects.areas
+    wide = np.int64 if planes.dtype.kind in "biu" and planes.dtype.itemsize < 8 else np.float64
+    for plane in planes:
+        values = plane.ravel().take(at)
+        total = _reduce(np.add, values, starts, wide).astype(np.float64)
+        low, high = (_reduce(f, values, starts).astype(np.float64) for f in (np.minimum, np.maximum))
+        yield {"mean": total / objects.areas, "min": low, "max": high, "sum": total}
 
 
 def _size(objects: _Objects, labels: Labels, geometry: Geometry) -> dict[str, Array]:
@@ -163,14 +164,15 @@ def _size(objects: _Objects, labels: Labels, geometry: Geometry) -> dict[str, Ar
     areas = objects.areas.astype(np.float64)
     perimeter = perimeters(labels, objects.labels)
     found: dict[str, Array] = {
-        "solidity": areas / convex_areas(objects.y, objects.x, objects.code, areas.size),
+        "solidity": areas / convex_areas(objects.spans, objects.code, areas.size),
         "circularity": np.divide(4 * np.pi * areas, perimeter**2, out=np.full_like(areas, np.nan), where=perimeter > 0),
     }
+    moments = _moments(objects)
     for unit, spacing in {"px": (1.0, 1.0), geometry.unit: geometry.spacing}.items():
         step_y, step_x = (1.0, 1.0) if unit == "px" else spacing[-2:]
         isotropic = np.isclose(step_y, step_x, rtol=1e-6)
         area = areas * step_y * step_x
-        found |= {f"{name}_{unit}": value for name, value in _moments(objects, step_y, step_x).items()}
+        found |= {f"{name}_{unit}": value for name, value in _ellipses(moments, step_y, step_x).items()}
         found[f"area_{unit}2"] = area
         found[f"equivalent_diameter_{unit}"] = np.sqrt(4 * area / np.pi)
         found[f"perimeter_{unit}"] = perimeter * step_y if isotropic else np.full_like(perimeter, np.nan)
@@ -178,13 +180,28 @@ def _size(objects: _Objects, labels: Labels, geometry: Geometry) -> dict[str, Ar
     return found | {name: found[f"{name}_{last}"] for name in ("eccentricity", "orientation_rad")}
 
 
-def _moments(objects: _Objects, step_y: float, step_x: float) -> dict[str, Floats]:
+def _moments(objects: _Objects) -> tuple[Floats, ...]:
+    """Centroid y and x and central second moments yy, xx, xy over the area, in pixels.
+
+    Summed in whole numbers from the middle of each object's box, so that they depend on its shape alone.
+    """
+    top, left, bottom, right = objects.box
+    middle_y, middle_x = (top + bottom) // 2, (left + right) // 2
+    spans, areas, length = objects.spans, objects.areas, objects.spans.length
+    y = spans.row - middle_y[objects.code]
+    low, high = (side - middle_x[objects.code] for side in (spans.start, spans.stop))
+    x_sum = (low + high - 1) * length // 2
+    xx_sum = ((high - 1) * high * (2 * high - 1) - (low - 1) * low * (2 * low - 1)) // 6  # of squares low .. high - 1
+    from_y, from_x = objects.sums(y * length) / areas, objects.sums(x_sum) / areas
+    yy, xx, xy = (objects.sums(values) / areas for values in (y * y * length, xx_sum, y * x_sum))
+    central = yy - from_y**2, xx - from_x**2, xy - from_y * from_x
+    return middle_y + from_y, middle_x + from_x, *central
+
+
+def _ellipses(moments: tuple[Floats, ...], step_y: float, step_x: float) -> dict[str, Floats]:
     """Centroid, and the ellipse with the same second moments: axes (4 standard deviations), angle, eccentricity."""
-    areas = objects.areas
-    y, x = objects.y * step_y, objects.x * step_x
-    centre_y, centre_x = objects.sums(y) / areas, objects.sums(x) / areas
-    from_y, from_x = y - centre_y[objects.code], x - centre_x[objects.code]
-    yy, xx, xy = (objects.sums(v) / areas for v in (from_y**2, from_x**2, from_y * from_x))
+    steps = step_y, step_x, step_y**2, step_x**2, step_y * step_x
+    centre_y, centre_x, yy, xx, xy = (moment * step for moment, step in zip(moments, steps, strict=True))
     middle, spread = (yy + xx) / 2, np.sqrt(((yy - xx) / 2) ** 2 + xy**2)
     major, minor = middle + spread, np.maximum(middle - spread, 0)
     flattening = np.divide(minor, major, out=np.ones_like(major), where=major > 0)

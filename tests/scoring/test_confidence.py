@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.config import MaskTarget, SeparatedTarget, ThreeClassTarget
-from pipeline.model.targets import Thresholds, decode, encode
-from pipeline.scoring.confidence import confidence
+from pipeline.model.targets import Thresholds, decode, encode, own_distance
+from pipeline.scoring.confidence import Confidence, ConfidenceSums, confidence
 
 TARGET = SeparatedTarget()
 
@@ -66,3 +68,47 @@ def test_targets_without_a_distance_agree_by_their_foreground(target: MaskTarget
     found = decode(sharp[:1], MaskTarget(), Thresholds(minimum_area=1))
     first, second = confidence(found, sharp, target), confidence(found, soft, target)
     assert 0 <= second.image < first.image <= 1 and (second.objects < first.objects).all()
+
+
+def around(labels: np.ndarray, probabilities: np.ndarray, columns: slice) -> Confidence:
+    """The confidence of some columns, with nothing beside them."""
+    return confidence(np.ascontiguousarray(labels[:, columns]), probabilities[:, :, columns], TARGET)
+
+
+@given(st.integers(0, 1000), st.integers(26, 37))
+@settings(max_examples=20, deadline=None)
+def test_the_sums_of_parts_are_those_of_the_whole(seed: int, cut: int) -> None:
+    """An image cut between its objects: the parts' sums add up to the whole's, to the last bit, in any order."""
+    labels = discs((20, 14, 8), (44, 12, 10), (20, 46, 8))
+    probabilities = np.random.default_rng(seed).random((3, 64, 64)).astype(np.float32)
+    whole = confidence(labels, probabilities, TARGET)
+    left = around(labels, probabilities, np.s_[:cut])
+    right = around(np.where(labels == 3, 1, 0).astype(np.uint32), probabilities, np.s_[cut:])
+    assert left.sums + right.sums == right.sums + left.sums == whole.sums
+    assert (left.sums + right.sums).image == whole.image
+    assert sorted([*left.objects, *right.objects]) == sorted(whole.objects)
+    assert ConfidenceSums() + whole.sums == whole.sums and ConfidenceSums().image == 0
+
+
+def test_sums_are_the_plain_formula() -> None:
+    """Against float64 over all pixels, of numbers rounded to 255ths as the network's answer is."""
+    labels = discs((20, 14, 8), (20, 30, 8), (44, 40, 10))
+    probabilities = np.random.default_rng(0).random((3, 64, 64)).astype(np.float32)
+    found = confidence(labels, probabilities, TARGET)
+    first, seen, expected = (
+        np.rint(v * np.float32(255)).astype(float) / 255
+        for v in (probabilities[0], probabilities[2], own_distance(labels))
+    )
+    sure = first[labels > 0].mean()
+    assert found.image == pytest.approx(sure * 2 * (seen * expected).sum() / (seen**2 + expected**2).sum(), rel=1e-12)
+    for number in (1, 2, 3):
+        a, b = seen[labels == number], expected[labels == number]
+        own = first[labels == number].mean() * 2 * (a * b).sum() / (a**2 + b**2).sum()
+        assert found.objects[number - 1] == pytest.approx(own, rel=1e-12)
+
+
+def test_bytes_are_as_sure_as_the_probabilities_they_were_made_of() -> None:
+    """A streaming prediction keeps uint8."""
+    labels = discs((20, 14, 8), (44, 40, 10))
+    planes = np.random.default_rng(0).integers(0, 256, (3, 64, 64)).astype(np.uint8)
+    assert confidence(labels, planes, TARGET).sums == confidence(labels, np.float32(planes / 255), TARGET).sums
