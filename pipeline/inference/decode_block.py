@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pipeline.data.spans import Integers
 from pipeline.inference.blocks import SIZES, Block, Sizes
 from pipeline.inference.planes import PlaneStore
 from pipeline.inference.resampling import axis_weights, resample
 from pipeline.inference.stitch import Owned
 from pipeline.model.bundle import TrainedModel
+from pipeline.model.decode import Bytes, Components, Thresholds, decode_components, scale_areas
 from pipeline.model.prepare import Preparation
-from pipeline.model.targets import Thresholds, decode, scale_areas
-from pipeline.scoring.confidence import confidence
+from pipeline.scoring.confidence import Confidence, ConfidenceSums, Share, confidence
 from pipeline.scoring.measure import measure
-from pipeline.types import Array, Geometry, ImageSource, Labels, Pixels, Window
+from pipeline.types import Array, Geometry, ImageSource, Labels, Window
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +37,7 @@ class DecodedBlock:
     objects: "pd.DataFrame"
     pixels: Array
     cut: int
+    sums: ConfidenceSums
 
 
 @dataclass(frozen=True)
@@ -62,51 +63,53 @@ class Decoder:
     def decode(self, block: Block, wide: bool = False) -> DecodedBlock:
         """Decode a block whose probabilities, `widest` px around its core, are on disk."""
         region = block.region(self.sizes.widest if wide else self.sizes.margin)
-        planes = self._planes(region)
-        labels = decode(planes, self.model.record.target, self._thresholds)
-        sure = confidence(labels, planes, self.model.record.target).objects
-        mine, cut = choose_owned(labels, region, block)
+        planes, target = self._planes(region), self.model.record.target
+        found = decode_components(planes, target, self._thresholds)
+        mine, cut = choose_owned(found, region, block)
         if cut.size and not wide:
             return self.decode(block, wide=True)
-        clip_to_core(labels, cut, region, block.core)
-        keep = np.unique(np.concatenate([mine, cut]))
-        return self._on_the_file(block, region, labels, keep, sure[keep - 1], int(cut.size))
+        keep = np.union1d(mine, cut)
+        sure = confidence(found.labels, planes, target, Share(keep, inside(block.core, region)))
+        clip_to_core(found.labels, cut, region, block.core)
+        return self._on_the_file(block, region, found.labels, keep, sure, int(cut.size))
 
     @property
     def _thresholds(self) -> Thresholds:
         shrink = float(np.prod(self.shape)) / float(np.prod(self.preparation.shape))
         return scale_areas(self.model.thresholds, shrink)
 
-    def _planes(self, region: Window) -> Pixels:
-        """Probabilities `(K, y, x)` of a region of the finer grid."""
+    def _planes(self, region: Window) -> Bytes:
+        """Probabilities `(K, y, x)` of a region of the finer grid, 0..255."""
         prepared = self.preparation.shape
         if self.shape == prepared:
-            return self.store.read(region).astype(np.float32) / np.float32(255)
+            return self.store.read(region)
         rows, top, bottom = axis_weights(prepared[0], self.shape[0], region.start[0], region.stop[0])
         columns, left, right = axis_weights(prepared[1], self.shape[1], region.start[1], region.stop[1])
-        return resample(self.store.read(Window((top, left), (bottom, right))), rows, columns) / np.float32(255)
+        values = resample(self.store.read(Window((top, left), (bottom, right))), rows, columns)
+        return np.rint(values).astype(np.uint8)
 
     def _on_the_file(
-        self, block: Block, region: Window, labels: Labels, keep: NDArray[np.int64], sure: Array, cut: int
+        self, block: Block, region: Window, labels: Labels, keep: Integers, sure: Confidence, cut: int
     ) -> DecodedBlock:
         """Keep objects `keep` alone, bring them to the file's grid, measure them."""
         table = np.zeros(int(labels.max(initial=0)) + 1, np.uint32)
         table[keep] = np.arange(1, keep.size + 1)
         own, window, core = table[labels], self._on_file(region), self._on_file(block.core)
+        objects_sure = sure.objects[keep - 1]
         if self.shape != self.preparation.original:
-            y, x = (self._positions(axis)[s] - region.start[axis] for axis, s in enumerate(window.slices))
-            own = own[y[:, None], x[None, :]]
+            down, across = (self._positions(axis)[s] - region.start[axis] for axis, s in enumerate(window.slices))
+            own = own[down[:, None], across[None, :]]
             present = np.unique(own[own > 0]).astype(np.int64)  # an object of less than a pixel may be gone
             table = np.zeros(keep.size + 1, np.uint32)
             table[present] = np.arange(1, present.size + 1)
-            own, sure = table[own], sure[present - 1]
+            own, objects_sure = table[own], objects_sure[present - 1]
         image = self.source.read(window)
-        objects = shift(measure(own, image, sure), window, image.geometry)
-        y, x = (slice(a - o, b - o) for a, b, o in zip(core.start, core.stop, window.start, strict=True))
+        objects = shift(measure(own, image, objects_sure), window, image.geometry)
+        y, x = inside(core, window)
         owned = Owned(block.row, block.column, core, window, own, len(objects))
-        return DecodedBlock(owned, objects, image.pixels[:, y, x].copy(), cut)
+        return DecodedBlock(owned, objects, image.pixels[:, y, x].copy(), cut, sure.sums)
 
-    def _positions(self, axis: int) -> NDArray[np.int64]:
+    def _positions(self, axis: int) -> Integers:
         """For every row (column) of the file, the row (column) of the finer grid its centre lies in."""
         given, wanted = self.shape[axis], self.preparation.original[axis]
         return ((np.arange(wanted) + 0.5) * (given / wanted)).astype(np.int64)
@@ -121,43 +124,40 @@ class Decoder:
         return Window((edges[0][0], edges[1][0]), (edges[0][1], edges[1][1]))
 
 
-def choose_owned(labels: Labels, region: Window, block: Block) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def inside(window: Window, region: Window) -> tuple[slice, slice]:
+    """A window's slices in a region that holds it."""
+    y, x = (slice(a - o, b - o) for a, b, o in zip(window.start, window.stop, region.start, strict=True))
+    return y, x
+
+
+def choose_owned(found: Components, region: Window, block: Block) -> tuple[Integers, Integers]:
     """Ids of the objects that begin (first pixel in raster order) in the block's core; ids of those that are cut.
 
     Cut is what reaches into the core and to an edge of the region that is not the image's: larger than the margin.
     """
-    count = int(labels.max(initial=0))
-    if not count:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    flat = labels.ravel()
-    first = np.zeros(count + 1, np.int64)
-    first[flat[::-1]] = np.arange(flat.size)[::-1]  # of many assignments the last one stays
-    y, x = np.divmod(first, labels.shape[1])
-    top, left = (c - r for c, r in zip(block.core.start, region.start, strict=True))
-    bottom, right = (c - r for c, r in zip(block.core.stop, region.start, strict=True))
-    inside = np.zeros(count + 1, bool)
-    inside[labels[top:bottom, left:right].ravel()] = True
-    open_ended = np.zeros(count + 1, bool)
-    for axis, lines in enumerate((labels, labels.T)):
+    box, core = found.box + np.tile(region.start, 2), block.core
+    y, x = (found.first + region.start).T
+    begins = (y >= core.start[0]) & (y < core.stop[0]) & (x >= core.start[1]) & (x < core.stop[1])
+    open_ended = np.zeros(len(box), bool)
+    for axis in (0, 1):
         if region.start[axis] > 0:
-            open_ended[lines[0]] = True
+            open_ended |= box[:, axis] == region.start[axis]
         if region.stop[axis] < block.shape[axis]:
-            open_ended[lines[-1]] = True
-    begins = (y >= top) & (y < bottom) & (x >= left) & (x < right)
-    begins[0] = inside[0] = False
-    cut = inside & open_ended
-    return np.flatnonzero(begins & ~cut), np.flatnonzero(cut)
+            open_ended |= box[:, axis + 2] == region.stop[axis]
+    reaches = np.zeros(len(box) + 1, bool)
+    reaches[found.labels[inside(core, region)].ravel()] = True
+    cut = open_ended & reaches[1:]
+    return np.flatnonzero(begins & ~cut) + 1, np.flatnonzero(cut) + 1
 
 
-def clip_to_core(labels: Labels, cut: NDArray[np.int64], region: Window, core: Window) -> None:
+def clip_to_core(labels: Labels, cut: Integers, region: Window, core: Window) -> None:
     """Take away, in place, what cut objects have outside the core: the neighbours keep that part as theirs."""
     if not cut.size:
         return
     chosen = np.zeros(int(labels.max()) + 1, bool)
     chosen[cut] = True
     outside = np.ones(labels.shape, bool)
-    y, x = (slice(a - o, b - o) for a, b, o in zip(core.start, core.stop, region.start, strict=True))
-    outside[y, x] = False
+    outside[inside(core, region)] = False
     labels[outside & chosen[labels]] = 0
 
 

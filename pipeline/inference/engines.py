@@ -27,7 +27,10 @@ class Simple:
         for tile in tiles:
             x = torch.from_numpy(preparation.normalise(tile))[None]
             with torch.inference_mode():
-                yield activate(self.model.network(x.contiguous(memory_format=torch.channels_last)).float(), self.model.record.target)[0].numpy()
+                yield activate(
+                    self.model.network(x.contiguous(memory_format=torch.channels_last)).float(),
+                    self.model.record.target,
+                )[0].numpy()
 
 
 def make_engine(model: Any, device: str = "auto", engine: str = "auto", threads: int | None = None) -> Any:

@@ -11,25 +11,14 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.data.files import atomic_write
 from pipeline.errors import OutputError
-from pipeline.types import FORMAT_VERSION, Pixels, Window
-
-Planes = NDArray[np.uint8]
+from pipeline.model.decode import Bytes
+from pipeline.types import FORMAT_VERSION, Window
 
 CHUNK = 1024  # columns that are packed together
 _MAGIC = b"maskline-band\0"
-
-
-def to_bytes(probabilities: Pixels) -> Planes:
-    """Probabilities in [0, 1] as uint8, 255 for 1.
-
-    >>> to_bytes(np.array([0.0, 0.5, 1.0], np.float32)).tolist()
-    [0, 128, 255]
-    """
-    return np.rint(probabilities * np.float32(255)).astype(np.uint8)
 
 
 class PlaneStore:
@@ -68,7 +57,7 @@ class PlaneStore:
         own = header.get("identity") == self.identity and header.get("format_version") == FORMAT_VERSION
         return own and header.get("sha256") == hashlib.sha256(data[start:]).hexdigest()
 
-    def put(self, band: int, planes: Planes) -> None:
+    def put(self, band: int, planes: Bytes) -> None:
         """Write the planes `(K, rows, X)` of a band. Raises OutputError."""
         packed = [
             imagecodecs.zstd_encode(np.ascontiguousarray(planes[:, :, left : left + CHUNK]).tobytes(), level=1)
@@ -84,7 +73,7 @@ class PlaneStore:
         text = json.dumps(header).encode()
         atomic_write(self.path(band), _MAGIC + struct.pack("<I", len(text)) + text + payload, durable=False)
 
-    def read(self, window: Window) -> Planes:
+    def read(self, window: Window) -> Bytes:
         """The planes `(K, y, x)` of a window whose bands have all been written. Raises OutputError."""
         (top, left), (bottom, right) = window.start, window.stop
         answer = np.empty((self.count, bottom - top, right - left), np.uint8)
@@ -99,7 +88,7 @@ class PlaneStore:
                 ]
         return answer
 
-    def _chunk(self, band: int, number: int) -> Planes:
+    def _chunk(self, band: int, number: int) -> Bytes:
         path = self.path(band)
         try:
             with path.open("rb") as file:

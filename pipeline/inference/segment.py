@@ -101,7 +101,9 @@ class Segmenter:
         seen = survey(source, record.prepare, stride=record.stride, channel=options.channel)
         zoom = self._told_zoom(source.geometry, options)
         if zoom is None:
-            zoom = choose_zoom(self.model, seen.busiest, lambda prepared: predict(self.model, prepared, self.device), seen.preparation).zoom
+            zoom = choose_zoom(
+                self.model, seen.busiest, lambda prepared: predict(self.model, prepared, self.device), seen.preparation
+            ).zoom
         shape = tuple(max(1, round(side * zoom)) for side in seen.preparation.original)
         preparation = replace(seen.preparation, shape=(shape[0], shape[1]))
         stream = Stream(

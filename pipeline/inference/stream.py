@@ -20,10 +20,12 @@ from pipeline.inference.blocks import SIZES, Block, Sizes, plan_band, plan_block
 from pipeline.inference.decode_block import DecodedBlock, Decoder
 from pipeline.inference.engines import Engine
 from pipeline.inference.grid import ModelGrid
-from pipeline.inference.planes import PlaneStore, to_bytes
+from pipeline.inference.planes import PlaneStore
 from pipeline.inference.stitch import Stitcher
 from pipeline.model.bundle import TrainedModel
+from pipeline.model.decode import to_bytes
 from pipeline.model.prepare import Preparation
+from pipeline.scoring.confidence import ConfidenceSums
 from pipeline.types import Array, Event, ImageSource, Labels, Watch, Window, unwatched
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class Part:
     pixels: Array
     labels: tuple[tuple[Window, Labels], ...]
     cut: int
+    sums: ConfidenceSums
 
 
 class _Written:
@@ -113,7 +116,7 @@ class Stream:
                     decoded.objects["label"] += stitcher.count
                     finals = tuple(stitcher.add(decoded.owned))
                     self.watch(Event("decode", number + 1, len(blocks), {"objects": stitcher.count}))
-                    yield Part(decoded.objects, decoded.owned.core, decoded.pixels, finals, decoded.cut)
+                    yield Part(decoded.objects, decoded.owned.core, decoded.pixels, finals, decoded.cut, decoded.sums)
             finally:
                 written.stopped = True
 

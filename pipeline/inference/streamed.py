@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.inference.blocks import plan_band
-from pipeline.inference.planes import to_bytes
 from pipeline.inference.seam_score import Crossings, Sample, choose_samples
 from pipeline.inference.sizing import diameter_of_areas
 from pipeline.inference.stream import Part, Stream
+from pipeline.model.decode import decode
 from pipeline.model.prepare import take_channels
-from pipeline.model.targets import decode
+from pipeline.scoring.confidence import ConfidenceSums
 from pipeline.types import Array, Labels, Window
+
+NOTHING = ConfidenceSums()
 
 
 @dataclass
@@ -23,6 +25,7 @@ class Streamed:
     zoom: float
     workers: int
     cut: int = 0
+    _sums: ConfidenceSums = NOTHING
     _areas: list[Array] = field(default_factory=list)
     _seams: list[Crossings] = field(default_factory=list)
     _samples: list[Sample] = field(default_factory=list)
@@ -39,6 +42,7 @@ class Streamed:
         """The parts of `Stream.parts`, counted on their way."""
         for part in self.stream.parts(self.workers):
             self.cut += part.cut
+            self._sums += part.sums
             self._areas.append(part.objects["area_px2"].to_numpy(np.float32))
             for seam in self._seams:
                 seam.add(part.objects)
@@ -58,15 +62,15 @@ class Streamed:
         read = Window(start, stop)
         record = stream.model.record
         pixels = take_channels(stream.source.read(read).pixels, record.prepare.channels, stream.channel)
-        planes = to_bytes(next(iter(stream.engine.map([pixels], stream.preparation))))
-        labels = decode(planes.astype(np.float32) / np.float32(255), record.target, stream.model.thresholds)
+        planes = next(iter(stream.engine.map([pixels], stream.preparation)))
+        labels = decode(planes, record.target, stream.model.thresholds)
         y, x = (slice(a - o, b - o) for a, b, o in zip(window.start, window.stop, start, strict=True))
         return labels[y, x]
 
     @property
     def confidence(self) -> float:
         """Of the whole image, in [0, 1]."""
-        return float("nan")
+        return self._sums.image
 
     @property
     def statistics(self) -> dict[str, float | str]:

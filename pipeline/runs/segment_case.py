@@ -24,6 +24,7 @@ from pipeline.types import Case, Image, ImageSource, Labels, Watch, unwatched
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pipeline.runs.segment_large import Streaming
     from pipeline.scoring.confidence import Confidence
 
 log = logging.getLogger("maskline.segment")
@@ -65,6 +66,10 @@ class Segments(Protocol):
     """What segments one opened image; see `pipeline.inference.segment.Segmenter`."""
 
     def segment(self, source: ImageSource, options: ImageOptions) -> Answer: ...
+
+    def stream(
+        self, source: ImageSource, options: ImageOptions, scratch: Path, identity: str, watch: Watch
+    ) -> "Streaming": ...
 
 
 _loading = threading.Lock()

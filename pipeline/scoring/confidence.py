@@ -70,8 +70,21 @@ class Confidence:
         return self.sums.image
 
 
-def confidence(labels: Labels, probabilities: Pixels | Bytes, target: Target) -> Confidence:
+@dataclass(frozen=True)
+class Share:
+    """What a part of a large image counts: the objects `ids` that are its own, and what is no object in its core.
+
+    `core` is a box of rows and columns of the part.
+    """
+
+    ids: NDArray[np.int64]
+    core: tuple[slice, slice]
+
+
+def confidence(labels: Labels, probabilities: Pixels | Bytes, target: Target, share: Share | None = None) -> Confidence:
     """Confidence of `labels` `(Y, X)`, 1..n as `decode` made them of `probabilities` `(K, Y, X)`, float32 or uint8.
+
+    With `share` the sums are those of that part of a large image; `objects` are all of them still.
 
     >>> from pipeline.config import SeparatedTarget
     >>> from pipeline.model.targets import encode
@@ -83,10 +96,10 @@ def confidence(labels: Labels, probabilities: Pixels | Bytes, target: Target) ->
     """
     planes = to_bytes(probabilities)
     inner = 2 if len(planes) > 2 else 0
-    everything = int(np.square(planes[inner], dtype=np.uint16).sum(dtype=np.int64))
+    beside = _squares_beside(labels, planes[inner], share)
     spans = find_spans(labels)
     if not spans.row.size:
-        return Confidence(np.zeros(0), ConfidenceSums(squares=everything))
+        return Confidence(np.zeros(0), ConfidenceSums(squares=beside))
     at = spans.pixels(labels.shape[1])
     seen = planes[inner].ravel().take(at).astype(np.int32)
     if inner:
@@ -103,7 +116,13 @@ def confidence(labels: Labels, probabilities: Pixels | Bytes, target: Target) ->
     area = np.bincount(spans.value, weights=spans.length, minlength=count + 1)[1:].astype(np.int64)
     inside = sums(planes[0].ravel().take(at).astype(np.int32))
     common, own = sums(2 * seen * expected), sums(seen * seen + expected * expected)
-    beside = everything - int((seen * seen).sum(dtype=np.int64))
     objects = inside / np.maximum(FULL * area, 1) * common / np.maximum(own, 1)
-    total = ConfidenceSums(int(area.sum()), int(inside.sum()), int(common.sum()), int(own.sum()) + beside)
-    return Confidence(objects, total)
+    mine = slice(None) if share is None else share.ids - 1
+    area, inside, common, own = (values[mine].sum() for values in (area, inside, common, own))
+    return Confidence(objects, ConfidenceSums(int(area), int(inside), int(common), int(own) + beside))
+
+
+def _squares_beside(labels: Labels, seen: Bytes, share: Share | None) -> int:
+    """The sum of squares of what was seen where no object is."""
+    box = (slice(None), slice(None)) if share is None else share.core
+    return int(np.square(seen[box], dtype=np.uint16)[labels[box] == 0].sum(dtype=np.int64))

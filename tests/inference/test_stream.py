@@ -12,8 +12,9 @@ from made_model import make_model
 
 from pipeline.inference.blocks import Sizes
 from pipeline.inference.stream import Stream
+from pipeline.model.decode import decode
 from pipeline.model.prepare import fit
-from pipeline.model.targets import decode
+from pipeline.scoring.confidence import ConfidenceSums, confidence
 from pipeline.scoring.measure import measure
 from pipeline.types import Geometry, Image, Window
 
@@ -68,7 +69,7 @@ def field_of_discs(shape, number, radius, seed):
     return image
 
 
-def streamed(pixels, scratch, core=64, sizes=SMALL, zoom=1.0, engine=None, halo=REACH):
+def streamed(pixels, scratch, core=64, sizes=SMALL, zoom=1.0, engine=None, halo=REACH, parts=None):
     """The label image, the rows and the number of cut objects of `pixels` `(C, Y, X)`."""
     import dataclasses
 
@@ -80,6 +81,7 @@ def streamed(pixels, scratch, core=64, sizes=SMALL, zoom=1.0, engine=None, halo=
     labels, rows, cut = np.full(pixels.shape[1:], 2**32 - 1, np.uint32), [], 0
     for part in stream.parts(2):
         rows.append(part.objects)
+        parts is None or parts.append(part)
         cut += part.cut
         for window, final in part.labels:
             assert (labels[window.slices] == 2**32 - 1).all(), "a pixel is written once"
@@ -91,14 +93,13 @@ def streamed(pixels, scratch, core=64, sizes=SMALL, zoom=1.0, engine=None, halo=
 
 
 def whole(pixels):
-    """The label image of `pixels` `(C, Y, X)`, predicted and decoded at once."""
+    """The label image of `pixels` `(C, Y, X)`, predicted and decoded at once, and its probabilities."""
     model = make_model()
     preparation = fit(pixels, model.record.prepare, stride=16)
     height, width = pixels.shape[1:]
     padded = np.pad(pixels, ((0, 0), (0, -height % 16), (0, -width % 16)), mode="symmetric")
     answer = next(iter(Blurs(64).map([padded], preparation)))[:, :height, :width]
-    planes = np.rint(answer * 255).astype(np.float32) / np.float32(255)
-    return decode(planes, model.record.target, model.thresholds)
+    return decode(answer, model.record.target, model.thresholds), answer
 
 
 def same_objects(a, b):
@@ -120,7 +121,7 @@ def test_objects_are_those_of_the_whole_image(tmp_path_factory, seed, height, wi
     """Whatever the tiles, the objects are those that the whole image gives at once, pixel by pixel."""
     pixels = np.repeat(field_of_discs((height, width), 60, 14, seed)[None], 3, axis=0)
     labels, rows, cut = streamed(pixels, tmp_path_factory.mktemp("scratch"), core)
-    expected = whole(pixels)
+    expected, _ = whole(pixels)
     assert expected.max() > 5
     assert cut == 0
     assert same_objects(labels, expected)
@@ -150,6 +151,17 @@ def test_rows_are_those_of_the_whole_label_image(tmp_path):
         )
 
 
+def test_confidence_is_that_of_the_whole_image(tmp_path):
+    """Sums over blocks are those of the image, each pixel counted once."""
+    pixels = np.repeat(field_of_discs((390, 500), 120, 14, 4)[None], 3, axis=0)
+    labels, planes = whole(pixels)
+    expected = confidence(labels, planes, make_model().record.target)
+    parts = []
+    _, rows, _ = streamed(pixels, tmp_path, parts=parts)
+    assert sum((part.sums for part in parts), ConfidenceSums()) == expected.sums
+    assert sorted(rows["confidence"]) == sorted(expected.objects)
+
+
 def test_an_object_larger_than_the_margin_is_seen_whole_with_a_wider_one(tmp_path):
     """A disc of 90 px across four cores of 128 with a margin of 40 px is one object."""
     image = np.zeros((300, 300), np.uint8)
@@ -166,7 +178,7 @@ def test_an_object_larger_than_the_widest_margin_is_cut_and_counted_but_no_pixel
     pixels = np.repeat(image[None], 3, axis=0)
     labels, rows, cut = streamed(pixels, tmp_path)
     assert cut == len(rows) == labels.max() == 5
-    assert np.array_equal(labels > 0, whole(pixels) > 0)
+    assert np.array_equal(labels > 0, whole(pixels)[0] > 0)
     assert (np.diff(np.unique(np.flatnonzero((labels[90, :-1] != labels[90, 1:]) & (labels[90, 1:] > 0)))) > 0).all()
 
 
