@@ -38,6 +38,14 @@ FLAGS: dict[str, tuple[str, str]] = {  # code -> title, what to look for
         "Out of range",
         "objects are far from the size the model was trained on: give --diameter or --pixel-size",
     ),
+    "cut_objects": (
+        "Cut objects",
+        "objects are larger than what is seen whole at once, and were cut: give --diameter, or segment a smaller level",
+    ),
+    "seams": (
+        "Seams",
+        "too few objects cross the borders of tiles: was the picture itself put together, or are objects cut there?",
+    ),
 }
 
 MIN_CONFIDENCE = 0.7  # for models that record none of their own
@@ -48,6 +56,8 @@ MAX_EDGE = 0.6
 MIN_OBJECTS = 4  # fewer say nothing about sizes and edges
 MIN_IMAGES = 8  # fewer are no folder to compare with
 UNUSUAL = 3.5  # robust standard deviations, as Iglewicz and Hoaglin (1993) advise
+MIN_CROSSING = 0.7  # objects across borders of tiles, over those expected
+MIN_AGREEMENT = 0.95  # AP at IoU .9 of what was stitched with the same window segmented at once
 MODEL_RANGE = 2.5  # times the model's diameter, or one part of it
 
 
@@ -168,6 +178,8 @@ def flags(
     ['no_objects']
     >>> flags({"objects": 9, "confidence": 0.5, "touching": 0.9})
     ['low_confidence', 'edge_touching']
+    >>> flags({"objects": 9, "model_cut": 1, "model_seams": 0.2})
+    ['cut_objects', 'seams']
     """
     objects = _number(row, "objects")
     if objects == 0:
@@ -186,6 +198,8 @@ def flags(
         "dense": crowd > UNUSUAL,
         "sparse": crowd < -UNUSUAL,
         "edge_touching": many and _number(row, "touching") > MAX_EDGE,
+        "cut_objects": _number(row, "model_cut") > 0,
+        "seams": _number(row, "model_seams") < MIN_CROSSING or _number(row, "model_agreement") < MIN_AGREEMENT,
         "out_of_range": many and diameter is not None and not _near(2 * radius, diameter, MODEL_RANGE),
     }
     return [code for code in FLAGS if found.get(code)]

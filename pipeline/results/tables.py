@@ -7,6 +7,7 @@ when or in how many attempts they were made.
 import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -114,6 +115,22 @@ class _Shards:
             self.tables = dict(list(self.tables.items())[-3:]) | {name: table}
         return self.tables[name]
 
+    def rows(self, name: str, first: int, count: int) -> "pa.Table":
+        """Some rows of a shard; of one too large to be held, only the row groups they are in are read."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with pq.ParquetFile(self.folder / name) as file:
+                if file.metadata.num_rows <= ROW_GROUP:
+                    return self.read(name).slice(first, count)
+                lengths = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
+                starts = np.cumsum([0, *lengths])
+                groups = [k for k, n in enumerate(lengths) if starts[k] < first + count and starts[k] + n > first]
+                return file.read_row_groups(groups).slice(first - int(starts[groups[0]]), count)
+        except (OSError, pa.ArrowException, IndexError) as error:
+            raise self.damaged(name, error) from error
+
 
 def _schema(entries: Iterable[Entry], shards: _Shards) -> "pa.Schema":
     """Every column that any of the images has, in canonical order, of the widest of its types."""
@@ -138,10 +155,10 @@ def _schema(entries: Iterable[Entry], shards: _Shards) -> "pa.Schema":
 
 
 def _runs(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    """Neighbours whose rows follow each other in one shard: they are read as one slice."""
+    """Neighbours whose rows follow each other in one shard: they are read as one slice, of a row group at most."""
     run: list[Entry] = []
-    for entry in entries:
-        if run and not (entry.shard == run[-1].shard and entry.rows[0] == sum(run[-1].rows)):
+    for entry in (part for whole in entries for part in _parts(whole)):
+        if run and not _follows(entry, run):
             yield run
             run = []
         run.append(entry)
@@ -149,11 +166,23 @@ def _runs(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
         yield run
 
 
+def _follows(entry: Entry, run: Sequence[Entry]) -> bool:
+    rows = sum(one.rows[1] for one in run) + entry.rows[1]
+    return entry.shard == run[-1].shard and entry.rows[0] == sum(run[-1].rows) and rows <= ROW_GROUP
+
+
+def _parts(entry: Entry) -> Iterator[Entry]:
+    """An image of very many objects, a row group at a time."""
+    first, count = entry.rows
+    for start in range(first, first + count, ROW_GROUP):
+        yield replace(entry, rows=(start, min(ROW_GROUP, first + count - start)))
+
+
 def _slice(run: Sequence[Entry], shards: _Shards, schema: "pa.Schema", kind: str) -> "pa.Table":
     import pyarrow as pa
 
     total = sum(entry.rows[1] for entry in run)
-    rows = shards.read(run[0].shard).slice(run[0].rows[0], total)
+    rows = shards.rows(run[0].shard, run[0].rows[0], total)
     if rows.num_rows != total:
         raise shards.damaged(run[0].shard, ValueError(f"{rows.num_rows} rows instead of {total}"))
     images = np.repeat(np.arange(len(run)), [entry.rows[1] for entry in run])

@@ -111,6 +111,22 @@ def test_row_groups_do_not_depend_on_chunks(tmp_path, monkeypatch):
     ]
 
 
+def test_a_shard_of_many_row_groups_is_read_in_parts(tmp_path, monkeypatch):
+    """An image of very many objects never stands in memory; what is written is the same."""
+    frame = objects(1000, seed=4)
+    expected = write_all(tmp_path / "whole", {"a": frame}, [["a"]])
+    monkeypatch.setattr(tables, "ROW_GROUP", 64)
+    small = write_all(tmp_path / "small", {"a": frame}, [["a"]])
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    frame.to_parquet(folder / "0.parquet", row_group_size=37, index=False)
+    monkeypatch.setattr(tables._Shards, "read", lambda *_: pytest.fail("the whole shard was read"))
+    write_objects(folder, folder, [entry("a", "0.parquet", (0, 1000), frame)])
+    assert (folder / "objects.parquet").read_bytes() == small
+    assert pq.read_table(folder / "objects.parquet").equals(pq.read_table(tmp_path / "whole/objects.parquet"))
+    assert len(expected) > 0
+
+
 def test_images_left_out_are_left_out(tmp_path):
     """Rows of images that are not asked for stay in their shard and out of the table."""
     frames = {name: objects(2, seed=i) for i, name in enumerate("abc")}
