@@ -1,4 +1,4 @@
-"""Label images on disk: TIFF and NIfTI with one number an object, GeoJSON with one outline an object.
+"""Label images on disk: TIFF and NIfTI with one number an object; read from GeoJSON, too, that holds their outlines.
 
 The bytes depend on the labels and the geometry alone: no dates, no software, no temporary names inside.
 """
@@ -8,7 +8,7 @@ import io
 import itertools
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.data.files import atomic_write
 from pipeline.data.images import open_image, split_suffix
 from pipeline.data.masks import Audit, Drawn, Merged, close_gaps, paint
-from pipeline.data.outlines import Box, fill, trace
+from pipeline.data.outlines import Box, fill
 from pipeline.errors import ImageError, MaskError, OutputError
 from pipeline.types import FORMAT_VERSION, Array, Geometry, Labels
 
@@ -131,44 +131,6 @@ def read_labels(path: Path) -> tuple[Labels, Geometry]:
             str(path), "values that are not whole", "one whole number an object", "is this a probability map?"
         )
     return pixels.astype(np.uint32), source.geometry
-
-
-def write_geojson(path: Path, labels: Labels, scores: Mapping[int, float] | None = None) -> str:
-    """Write (Y, X) labels as a GeoJSON FeatureCollection that QuPath opens, and return the file's sha256 (hex).
-
-    One feature an object, named by its label, outlined along the pixel edges in pixels (x, y); objects in several
-    4-connected pieces are MultiPolygons. `scores` (label -> number) become QuPath measurements.
-    """
-    if labels.ndim != 2:
-        raise OutputError(str(path), f"labels of {labels.ndim} dimensions", "(Y, X)", "GeoJSON holds 2-D outlines only")
-    from scipy.ndimage import find_objects
-
-    features = []
-    for label, box in enumerate(find_objects(labels.astype(np.int32)), start=1):
-        if box is not None:
-            polygons = _shift(trace(labels[box] == label), box[0].start, box[1].start)
-            features.append(_feature(label, polygons, None if scores is None else scores.get(label)))
-    tree = {"type": "FeatureCollection", "format_version": FORMAT_VERSION, "features": features}
-    return atomic_write(path, json.dumps(tree, separators=(",", ":")).encode())
-
-
-def _shift(polygons: list[list[list[tuple[int, int]]]], top: int, left: int) -> list[list[list[list[int]]]]:
-    return [[[[x + left, y + top] for x, y in ring] for ring in polygon] for polygon in polygons]
-
-
-def _feature(label: int, polygons: list[list[list[list[int]]]], score: float | None) -> dict[str, Any]:
-    single = len(polygons) == 1
-    properties: dict[str, Any] = {"objectType": "annotation", "name": str(label)}
-    if score is not None:
-        properties["measurements"] = {"score": float(score)}
-    return {
-        "type": "Feature",
-        "geometry": {
-            "type": "Polygon" if single else "MultiPolygon",
-            "coordinates": polygons[0] if single else polygons,
-        },
-        "properties": properties,
-    }
 
 
 def read_geojson(path: Path, shape: tuple[int, ...]) -> Labels:

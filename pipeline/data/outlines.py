@@ -14,7 +14,67 @@ from numpy.typing import NDArray
 from pipeline.types import Array
 
 Ring = list[tuple[int, int]]  # closed: the first (x, y) is also the last
+Polygon = list[NDArray[np.int64]]  # rings (N, 2) of (x, y), the outer one first
 Box = tuple[int, int, NDArray[np.bool_]]  # top, left, crop
+
+
+def trace_all(crops: Sequence[NDArray[np.bool_]]) -> list[list[Polygon]]:
+    """The polygons of `trace` for each of many crops (Y, X), as arrays; objects of one ring are traced together.
+
+    >>> [ring.tolist() for polygon in trace_all([np.array([[True, True]])])[0] for ring in polygon]
+    [[[0, 0], [2, 0], [2, 1], [0, 1], [0, 0]]]
+    """
+    tops = np.cumsum([0, *(crop.shape[0] + 2 for crop in crops)])
+    stack = np.zeros((int(tops[-1]), 2 + max((crop.shape[1] for crop in crops), default=0)), bool)
+    for top, crop in zip(tops.tolist(), crops, strict=False):
+        stack[top + 1 : top + 1 + crop.shape[0], 1 : 1 + crop.shape[1]] = crop
+    y, x, crossed = _turns(stack)
+    bounds = np.searchsorted(y, tops).tolist()
+    odd = set(np.searchsorted(tops, crossed, side="right") - 1)
+    points, follow = np.stack([x, y], axis=1), _follow(x)
+    found: list[list[Polygon]] = []
+    for number, crop in enumerate(crops):
+        first, last = bounds[number], bounds[number + 1]
+        ring = [] if number in odd or first == last else _ring_from(first, follow)
+        if ring and len(ring) == last - first + 1:
+            found.append([[points[ring] - (0, tops[number])]])
+        else:  # in pieces, with holes, or meeting itself at a corner
+            found.append([[np.array(ring) for ring in polygon] for polygon in trace(crop)])
+    return found
+
+
+def _turns(inside: NDArray[np.bool_]) -> tuple[Array, Array, Array]:
+    """The corners y, x (from that of the first pixel's end) where the outline turns, in raster order.
+
+    And the rows of those that it passes twice, which are left out: there, two pixels meet at the corner only.
+    """
+    across = inside[:, 1:] != inside[:, :-1]
+    turns = np.flatnonzero(across[1:] ^ across[:-1])
+    twice = across[1:] & across[:-1]
+    twice &= inside[1:, :-1] != inside[:-1, :-1]
+    y, x = np.divmod(turns, inside.shape[1] - 1)
+    return y, x, np.flatnonzero(twice) // (inside.shape[1] - 1)
+
+
+def _follow(x: Array) -> list[int]:
+    """For each turn, given in raster order, the second next along the outline.
+
+    Turns of a row are joined in pairs, 0 to 1, 2 to 3, ... (`turn ^ 1`), and so are those of a column.
+    """
+    order = np.argsort(x.astype(np.uint16) if x.max(initial=0) < 2**16 else x, kind="stable")
+    column = np.empty(x.size, np.int64)
+    column[order] = order.reshape(-1, 2)[:, ::-1].ravel()
+    follow: list[int] = column[np.arange(x.size) ^ 1].tolist()
+    return follow
+
+
+def _ring_from(first: int, follow: list[int]) -> list[int]:
+    """The closed ring of turns that begins to the right of the object's first, which is clockwise on the screen."""
+    ring, at = [first, first ^ 1], follow[first]
+    while at != first:
+        ring += (at, at ^ 1)
+        at = follow[at]
+    return [*ring, first]
 
 
 def trace(inside: NDArray[np.bool_]) -> list[list[Ring]]:
@@ -94,14 +154,16 @@ def _corners(path: Ring) -> Ring:
 def _cut(path: Ring) -> list[Ring]:
     """Cut a path at the corners that it passes twice; close each ring."""
     rings: list[Ring] = []
-    stack: Ring = []
+    stack: dict[tuple[int, int], None] = {}  # in order of their coming
     for corner in path:
         if corner in stack:
-            at = stack.index(corner)
-            rings.append([*stack[at:], corner])
-            del stack[at:]
-        stack.append(corner)
-    rings.append([*stack, stack[0]])
+            loop = [corner]
+            while (last := stack.popitem()[0]) != corner:
+                loop.append(last)
+            rings.append([corner, *loop[:0:-1], corner])
+        stack[corner] = None
+    ring = list(stack)
+    rings.append([*ring, ring[0]])
     return rings
 
 

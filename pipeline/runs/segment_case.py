@@ -267,7 +267,8 @@ def _plain(value: Any) -> Any:
 
 
 def _write(case: Case, job: ChunkJob, answer: Answer) -> dict[str, Product]:
-    from pipeline.data.labels import write_geojson, write_labels
+    from pipeline.data.geojson import write_geojson
+    from pipeline.data.labels import write_labels
 
     outputs = {}
     for name in label_paths(case, job.config.geojson):

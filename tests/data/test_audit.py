@@ -6,7 +6,8 @@ import pytest
 import tifffile
 
 from pipeline.data.audit import Audited, audit_case, content_digest, mask_values, merge_case, mixed_modes
-from pipeline.data.labels import write_geojson, write_labels
+from pipeline.data.geojson import write_geojson
+from pipeline.data.labels import write_labels
 from pipeline.data.simulate import simulate_image
 from pipeline.errors import InputError, MaskError
 from pipeline.types import Case, Geometry

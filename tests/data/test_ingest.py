@@ -11,9 +11,10 @@ import pytest
 from pipeline.config import IngestConfig
 from pipeline.data import ingest as module
 from pipeline.data.cache import labels_path
+from pipeline.data.geojson import write_geojson
 from pipeline.data.images import open_image
 from pipeline.data.ingest import ingest, load_case
-from pipeline.data.labels import write_geojson, write_labels
+from pipeline.data.labels import write_labels
 from pipeline.data.layouts import discover
 from pipeline.data.masks import merge_masks
 from pipeline.data.simulate import simulate_dataset, simulate_image

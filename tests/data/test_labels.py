@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.data.labels import merge_geojson, read_geojson, read_labels, write_geojson, write_labels
+from pipeline.data.geojson import write_geojson
+from pipeline.data.labels import merge_geojson, read_geojson, read_labels, write_labels
 from pipeline.errors import ImageError, MaskError, OutputError
 from pipeline.types import Geometry
 

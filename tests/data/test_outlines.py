@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis.extra.numpy import arrays
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from skimage.measure import grid_points_in_poly, label
 
-from pipeline.data.outlines import fill, trace
+from pipeline.data.outlines import fill, trace, trace_all
 
 
 def draw(rows: str) -> np.ndarray:
@@ -67,6 +68,31 @@ def test_filling_an_outline_gives_the_pixels_back(inside):
     assert len(polygons) == label(inside, connectivity=1).max()
     for ring in (r for polygon in polygons for r in polygon):
         assert len(set(ring[:-1])) == len(ring) - 1
+
+
+def turned(polygons) -> list:
+    """Rings from their least corner on, so that they can be compared."""
+    out = []
+    for polygon in polygons:
+        rings = [[tuple(int(v) for v in corner) for corner in ring][:-1] for ring in polygon]
+        starts = [ring.index(min(ring)) for ring in rings]
+        out.append([ring[at:] + ring[:at] for at, ring in zip(starts, rings, strict=True)])
+    return out
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=6)), max_size=6))
+def test_many_are_traced_as_one_by_one(crops):
+    """Crops of any sizes, empty ones too, in one go: the same rings in the same direction."""
+    assert [turned(polygons) for polygons in trace_all(crops)] == [turned(trace(crop)) for crop in crops]
+
+
+def test_round_objects_are_traced_as_one_by_one():
+    """Ellipses, of one ring each, in boxes of their own."""
+    y, x = np.mgrid[-12:13, -15:16]
+    crops = [(y / (a + 0.3)) ** 2 + (x / (14.6 - a)) ** 2 <= 1 for a in range(2, 12)]
+    assert [turned(polygons) for polygons in trace_all(crops)] == [turned(trace(crop)) for crop in crops]
+    assert all(len(polygons) == len(polygons[0]) == 1 for polygons in trace_all(crops))
 
 
 def test_fill_takes_the_pixels_whose_centres_are_inside():

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.data.labels import read_labels, write_geojson, write_labels
+from pipeline.data.geojson import write_geojson
+from pipeline.data.labels import read_labels, write_labels
 from pipeline.data.manifest import Manifest, write_manifest
 from pipeline.errors import InputError
 from pipeline.runs.score_labels import score_folder
