@@ -10,7 +10,9 @@ import numpy as np
 
 from pipeline.config import FixedSize, ImageOptions
 from pipeline.errors import ImageError, ModelError
-from pipeline.inference.predict import choose_device, predict
+from pipeline.inference.engines import make_engine
+from pipeline.inference.forward import on_grid
+from pipeline.inference.predict import predict
 from pipeline.inference.sizing import Glance, choose_zoom, median_diameter
 from pipeline.model.bundle import TrainedModel
 from pipeline.model.prepare import Preparation, fit, take_channels
@@ -37,12 +39,13 @@ class Segmented:
 
 
 class Segmenter:
-    """A model on a device; its record decides channels, normalisation, windows and thresholds."""
+    """A model and what runs it; the model's record decides channels, normalisation, windows and thresholds."""
 
-    def __init__(self, model: TrainedModel, device: str = "auto") -> None:
-        self.device = choose_device(device)
+    def __init__(
+        self, model: TrainedModel, device: str = "auto", engine: str = "auto", threads: int | None = None
+    ) -> None:
         self.model = model
-        model.network.to(self.device)
+        self.engine = make_engine(model, device, engine, threads)
 
     def segment(
         self,
@@ -71,7 +74,7 @@ class Segmenter:
         with _timed(seconds, "predict"):
             planes = seen.planes
             if planes is None:
-                planes = predict(model, preparation.apply(pixels), self.device, tta=options.tta)
+                planes = predict(self.engine, *on_grid(pixels, preparation), tta=options.tta)
         with _timed(seconds, "decode"):
             labels, probabilities, sure = _decode(planes, preparation, model)
         statistics: dict[str, float | str] = {
@@ -80,6 +83,7 @@ class Segmenter:
             "low": float(np.mean(preparation.offset)),
             "span": float(np.mean([1 / s if s else 0.0 for s in preparation.scale])),
             "windows": "exact" if record.halo is not None else "blended",
+            "engine": self.engine.name,
         }
         return Segmented(labels, probabilities, sure, image, statistics, seconds)
 
@@ -88,7 +92,7 @@ class Segmenter:
         zoom = self._told_zoom(geometry, options)
         if zoom is not None:
             return Glance(zoom, np.nan, np.nan)
-        seen = choose_zoom(self.model, pixels, lambda prepared: predict(self.model, prepared, self.device))
+        seen = choose_zoom(self.model, pixels, lambda prepared: predict(self.engine, prepared))
         return replace(seen, planes=None) if options.tta else seen
 
     def _told_zoom(self, geometry: Geometry, options: ImageOptions) -> float | None:

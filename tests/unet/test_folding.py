@@ -29,7 +29,7 @@ def make(config: NetworkConfig) -> nn.Module:
 @pytest.mark.parametrize("fuse", [False, True])
 @pytest.mark.parametrize("config", KINDS, ids=[config.kind for config in KINDS])
 def test_folding_changes_nothing_but_the_last_digits(config: NetworkConfig, fuse: bool) -> None:
-    """Within 1e-4 standard deviations of the logits; no BatchNorm and no dropout is left; the original still has its."""
+    """Within 1e-4 standard deviations of the logits; neither BatchNorm nor dropout is left; the original keeps its."""
     network = make(config)
     norms = sum(isinstance(m, nn.BatchNorm2d) for m in network.modules())
     folded = unet.channels_last(fold(network, fuse=fuse))
