@@ -60,7 +60,7 @@ def make_slide(path: Path, gigapixels: float) -> tuple[int, int]:
 class Smoothed:
     """An engine without a network: foreground and distance are the image, smoothed a little."""
 
-    name, outputs, core = "smoothed", 3, 1024
+    name, outputs, core, halo, stride = "smoothed", 3, 1024, 16, 16
 
     def map(self, tiles: Iterable[np.ndarray], preparation: Any) -> Iterator[np.ndarray]:
         import cv2
@@ -77,19 +77,20 @@ def ours(slide: Path, scratch: Path) -> dict[str, float]:
     from pipeline.config import NucleiUNet, PrepareConfig, SegmentConfig, SeparatedTarget
     from pipeline.data.images import open_image
     from pipeline.inference.segment import Segmenter
-    from pipeline.model.bundle import ModelRecord, TrainedModel
+    from pipeline.model.bundle import ModelRecord, TrainedModel, describe_network
     from pipeline.runs.segment_large import segment_large
 
     network = NucleiUNet(filters=(4, 6, 8), in_channels=1)
     built = unet.build(network.kind, **network.model_dump(exclude={"kind"})).eval()
+    stride, halo = describe_network(built, 1)
     record = ModelRecord(
         name="smoothed",
         network=network,
         prepare=PrepareConfig(channels=1),
         target=SeparatedTarget(),
         outputs=("foreground", "border", "distance"),
-        stride=16,
-        halo=16,
+        stride=stride,
+        halo=halo,
     )
     segmenter = Segmenter(TrainedModel(built, record, "digest"), "cpu")
     segmenter.engine = Smoothed()

@@ -18,7 +18,7 @@ import torch
 
 from pipeline.config import CropSampling, TrainConfig, load_config
 from pipeline.data.manifest import Manifest, load_data
-from pipeline.inference.predict import choose_device
+from pipeline.inference.engines import choose_device
 from pipeline.runs.train_model import split_for_training
 from pipeline.training.dataset import Example, load_examples
 from pipeline.training.train import Training, run_training, start_training

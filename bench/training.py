@@ -36,7 +36,7 @@ from torch.utils.data import DataLoader
 import unet
 from pipeline.config import CropSampling, NucleiAugmentation, TrainConfig, load_config
 from pipeline.data.manifest import load_data
-from pipeline.inference.predict import choose_device
+from pipeline.inference.engines import choose_device
 from pipeline.training.augment import ChannelsFirst, EncodeTargetd, RandColourd
 from pipeline.training.dataset import CropDataset, Example, load_examples
 from pipeline.training.train import Training, start_training, train_step

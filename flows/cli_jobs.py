@@ -6,7 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.options import DEVICE, DIAMETER, EXISTING, FILE, FOLDER, MODEL, NEW, NO_TRACK, TTA, Duration, given
+from flows.options import (
+    DEVICE,
+    DIAMETER,
+    ENGINE,
+    EXISTING,
+    FILE,
+    FOLDER,
+    MODEL,
+    NEW,
+    NO_TRACK,
+    SEGMENT_DEVICE,
+    THREADS,
+    TTA,
+    Duration,
+    given,
+)
 
 if TYPE_CHECKING:
     from pipeline.config import SegmentConfig
@@ -170,7 +185,9 @@ Run the same command again: what is proven done is skipped, what is new or chang
 @click.option("--force", is_flag=True, help="Do everything again, also what is done.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, with memory and time, and do nothing.")
 @click.option("--geojson", is_flag=True, help="Write outlines for QuPath beside the label images.")
-@click.option("--device", help="auto, cpu, cuda, cuda:1 or mps.  [default: auto]")
+@SEGMENT_DEVICE
+@ENGINE
+@THREADS
 @NO_TRACK
 @click.pass_context
 def segment(ctx: click.Context, /, config_file: Path | None, dry_run: bool, no_track: bool, **options: Any) -> None:

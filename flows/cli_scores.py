@@ -5,7 +5,19 @@ from typing import Any
 
 import click
 
-from flows.options import DIAMETER, EXISTING, FOLDER, MODEL, NEW, NO_TRACK, TTA, given
+from flows.options import (
+    DIAMETER,
+    ENGINE,
+    EXISTING,
+    FOLDER,
+    MODEL,
+    NEW,
+    NO_TRACK,
+    SEGMENT_DEVICE,
+    THREADS,
+    TTA,
+    given,
+)
 
 SPLITS = click.Choice(["train", "val", "test", "all"])
 
@@ -26,7 +38,9 @@ Examples:
 @TTA
 @click.option("--bootstrap", type=click.IntRange(1), help="Resamplings for the intervals.  [default: 1000]")
 @click.option("--json", "as_json", is_flag=True, help="Print all scores for a program.")
-@click.option("--device", help="auto, cpu, cuda, cuda:1 or mps.  [default: auto]")
+@SEGMENT_DEVICE
+@ENGINE
+@THREADS
 @NO_TRACK
 @click.pass_context
 def evaluate(ctx: click.Context, /, as_json: bool, no_track: bool, **options: Any) -> None:

@@ -109,7 +109,7 @@ def check_rights(folder: Path) -> list[Check]:
 
 def check_device() -> Check:
     """The device that `--device auto` takes."""
-    from pipeline.inference.predict import choose_device
+    from pipeline.inference.engines import choose_device
 
     return Check("device", "ok", choose_device("auto"))
 

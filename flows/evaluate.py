@@ -24,6 +24,8 @@ def evaluate_model_flow(
     channel: int | None = None,
     tta: bool = False,
     device: str = "auto",
+    engine: Literal["auto", "torch", "openvino", "openvino-int8"] = "auto",
+    threads: int | None = None,
     bootstrap: int = 1000,
 ) -> State[Any]:
     """Predict labelled images that the model has not seen, and score the predictions.
@@ -37,7 +39,9 @@ def evaluate_model_flow(
         pixel_size: Size of a pixel in micrometres, where the files do not say it. Give this or the diameter.
         channel: Which channel to segment, counted from 0. None takes all that the model can.
         tta: Take the mean over eight flips and quarter turns, for eight times the work.
-        device: auto, cpu, cuda, cuda:1 or mps.
+        device: auto, cpu, cuda, cuda:1, mps, or cuda:0,cuda:1 to share the work.
+        engine: What runs the network on a CPU; auto is OpenVINO where it is installed, else torch.
+        threads: Threads of the CPU that predict; None takes as many as there are.
         bootstrap: How many resamplings the intervals are made of.
     """
     settings = {
@@ -50,6 +54,8 @@ def evaluate_model_flow(
         "channel": channel,
         "tta": tta,
         "device": device,
+        "engine": engine,
+        "threads": threads,
         "bootstrap": bootstrap,
     }
     scores = evaluate_model(build_config(EvaluateConfig, settings, "evaluate-model"), ShowProgress("evaluate"))

@@ -14,6 +14,19 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXISTING = click.Path(exists=True, path_type=Path)
 NEW = click.Path(path_type=Path)
 DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+SEGMENT_DEVICE = click.option(
+    "--device", help="auto, cpu, cuda, cuda:1, mps, or cuda:0,cuda:1 to share the work.  [default: auto]"
+)
+ENGINE = click.option(
+    "--engine",
+    type=click.Choice(["auto", "torch", "openvino", "openvino-int8"]),
+    help="What runs the network on a CPU.  [default: auto, OpenVINO where it is installed]",
+)
+THREADS = click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="Threads of the CPU that predict.  [default: all]",
+)
 TTA = click.option("--tta", is_flag=True, help="Mean over eight flips and turns: eight times the work.")
 MODEL = "shipped:NAME, a registered NAME[@alias|/version], or a model folder."
 NO_TRACK = click.option("--no-track", is_flag=True, help="Leave MLflow out of it.")

@@ -60,6 +60,8 @@ def segment_folder_flow(
     force: bool = False,
     geojson: bool = False,
     device: str = "auto",
+    engine: Literal["auto", "torch", "openvino", "openvino-int8"] = "auto",
+    threads: int | None = None,
     max_failed_fraction: float = 0.2,
     max_megapixels: float = 400.0,
     chunk_seconds: float = 30.0,
@@ -87,7 +89,9 @@ def segment_folder_flow(
         limit: Only the first so many images; None takes all.
         force: Do everything again, also what is done already.
         geojson: Write outlines for QuPath beside the label images.
-        device: auto, cpu, cuda, cuda:1 or mps.
+        device: auto, cpu, cuda, cuda:1, mps, or cuda:0,cuda:1 to share the work.
+        engine: What runs the network on a CPU; auto is OpenVINO where it is installed, else torch.
+        threads: Threads of the CPU that predict; None takes as many as there are.
         max_failed_fraction: The run itself fails when more than this part of the images failed (0 to 1).
         max_megapixels: Refuse images that are larger than this.
         chunk_seconds: About how much work one task holds, in seconds.
@@ -111,6 +115,8 @@ def segment_folder_flow(
         "force": force,
         "geojson": geojson,
         "device": device,
+        "engine": engine,
+        "threads": threads,
         "max_failed_fraction": max_failed_fraction,
         "max_megapixels": max_megapixels,
         "chunk_seconds": chunk_seconds,

@@ -30,7 +30,15 @@ class ImageOptions(Strict):
     tta: bool = False  # mean over the eight flips and quarter turns
 
 
-class SegmentConfig(ImageOptions):
+class EngineOptions(Strict):
+    """What runs the network. Labels do not depend on it but for rounding, where engines differ."""
+
+    device: str = "auto"  # cpu, cuda, cuda:1, mps, or several with commas that share the work
+    engine: Literal["auto", "torch", "openvino", "openvino-int8"] = "auto"
+    threads: PositiveInt | None = None  # of the CPU; None: as many as torch takes
+
+
+class SegmentConfig(ImageOptions, EngineOptions):
     folder: Path
     out: Path
     model: str = "shipped:nuclei"  # shipped:NAME | a folder | an MLflow registry NAME[@alias|/version]
@@ -41,7 +49,6 @@ class SegmentConfig(ImageOptions):
     limit: PositiveInt | None = None
     force: bool = False
     geojson: bool = False
-    device: str = "auto"
     chunk_seconds: PositiveFloat = 30.0
     max_failed_fraction: Fraction = 0.2
     max_megapixels: PositiveFloat = 400.0
@@ -49,11 +56,10 @@ class SegmentConfig(ImageOptions):
     track: bool = True
 
 
-class EvaluateConfig(ImageOptions):
+class EvaluateConfig(ImageOptions, EngineOptions):
     data: Path
     out: Path
     model: str = "shipped:nuclei"
     split: Literal["train", "val", "test", "all"] = "test"
-    device: str = "auto"
     bootstrap: PositiveInt = 1000
     track: bool = True

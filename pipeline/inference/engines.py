@@ -1,37 +1,101 @@
-"""Stand-in until the engines land."""
+"""What runs a network over tiles: torch or OpenVINO on the CPU, torch on accelerators, several devices as one.
 
+Within one engine the answer is the same, bit for bit, for every size of tile, number of threads and neighbour.
+"""
+
+import importlib.util
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
-from pipeline.model.targets import activate
+from pipeline.errors import ModelError, UsageError
+from pipeline.inference.device_engine import DeviceEngine
+from pipeline.inference.openvino_engine import Int8Engine, OpenVinoEngine
+from pipeline.inference.shared_engine import SharedEngine
+from pipeline.inference.torch_engine import TorchEngine
+from pipeline.model.bundle import TrainedModel
+from pipeline.model.halo import check_grid
+from pipeline.model.prepare import Preparation
+from pipeline.types import Array, Pixels
+
+ENGINES = ("auto", "torch", "openvino", "openvino-int8")
 
 
 class Engine(Protocol):
+    """`core` is the side of a tile's core in px, a multiple of `stride`, that is quickest here; `halo` the record's."""
+
     name: str
     outputs: int
-    core: int
+    halo: int | None
+    stride: int
 
-    def map(self, tiles: Iterable[Any], preparation: Any) -> Iterator[Any]: ...
+    @property
+    def core(self) -> int: ...
 
+    def map(self, tiles: Iterable[Array], preparation: Preparation) -> Iterator[Pixels]:
+        """Probabilities `(K, y, x)` float32 in [0, 1] of raw tiles `(C, y, x)`, in their order.
 
-class Simple:
-    name = "torch"
-    core = 512
-
-    def __init__(self, model: Any) -> None:
-        self.model, self.outputs = model, len(model.record.outputs)
-
-    def map(self, tiles: Iterable[Any], preparation: Any) -> Iterator[Any]:
-        for tile in tiles:
-            x = torch.from_numpy(preparation.normalise(tile))[None]
-            with torch.inference_mode():
-                yield activate(
-                    self.model.network(x.contiguous(memory_format=torch.channels_last)).float(),
-                    self.model.record.target,
-                )[0].numpy()
+        Tiles hold the file's values (uint8, uint16, float32; others are converted), with channels as the model takes
+        them and sides that are multiples of the stride; sizes may differ. `preparation` says how values are normalised
+        (sizes in it are not looked at). Few tiles are held at a time. Raises what a tile or its source raised.
+        """
+        ...
 
 
-def make_engine(model: Any, device: str = "auto", engine: str = "auto", threads: int | None = None) -> Any:
-    return Simple(model)
+def choose_device(device: str) -> str:
+    """`auto` is the first GPU, else the CPU. Raises UsageError for a name that torch does not know."""
+    if device != "auto":
+        try:
+            return str(torch.device(device))
+        except RuntimeError:
+            raise UsageError(
+                "--device", device, "auto, cpu, cuda, cuda:1, mps, or several with commas", "name one of these"
+            ) from None
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def make_engine(model: TrainedModel, device: str = "auto", engine: str = "auto", threads: int | None = None) -> Engine:
+    """The engine for a model on a device, or on several (`cuda:0,cuda:1`) that share the work.
+
+    `engine` auto is OpenVINO on a CPU where it is installed, else torch. `threads` (the CPU's) are by default as many
+    as torch would take, OMP_NUM_THREADS included.
+
+    Raises ModelError where the record's halo or stride is too small for the network, or the engine cannot run it, and
+    UsageError for names that do not exist or do not go together.
+    """
+    record = model.record
+    if engine not in ENGINES:
+        raise UsageError("--engine", engine, ", ".join(ENGINES), "name one of these")
+    check_grid(model.network, record.prepare.channels, record.stride, record.halo)
+    devices = [choose_device(name.strip()) for name in device.split(",")]
+    if len(devices) > 1:
+        return SharedEngine([_on_device(model, one, engine) for one in devices])
+    if devices[0] != "cpu":
+        return _on_device(model, devices[0], engine)
+    return _on_cpu(model, engine, threads or torch.get_num_threads())
+
+
+def _on_device(model: TrainedModel, device: str, engine: str) -> DeviceEngine:
+    if engine not in ("auto", "torch"):
+        raise UsageError(f"--engine {engine}", f"--device {device}", "--device cpu", "choose --engine torch")
+    try:
+        return DeviceEngine(model, device)
+    except (RuntimeError, AssertionError) as error:  # what torch says of a device that is not there
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--device {device}", reason, "a device of this machine", "use --device auto") from None
+
+
+def _on_cpu(model: TrainedModel, engine: str, threads: int) -> Engine:
+    if engine == "openvino-int8":
+        return Int8Engine(model, threads)
+    if engine == "openvino":
+        return OpenVinoEngine(model, threads)
+    if engine == "auto" and model.record.halo is not None and importlib.util.find_spec("openvino") is not None:
+        try:
+            return OpenVinoEngine(model, threads)
+        except ModelError:  # a network that OpenVINO does not take; torch takes every one
+            return TorchEngine(model, threads)
+    return TorchEngine(model, threads)

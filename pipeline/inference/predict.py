@@ -1,77 +1,105 @@
-"""From a prepared image to probabilities: by exact tiles where the record gives a halo, blended windows where not."""
+"""From an image to probabilities: by exact tiles where the record gives a halo, blended windows where not."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Iterable, Iterator
 
+import numpy as np
 import torch
-from torch import Tensor
 
+from pipeline.inference.engines import Engine
+from pipeline.inference.forward import identity
 from pipeline.inference.windows import plan_tiles
-from pipeline.model.bundle import TrainedModel
-from pipeline.model.targets import activate
-from pipeline.types import Pixels
+from pipeline.model.prepare import Preparation
+from pipeline.types import Array, Pixels
 
 _WHOLE = 1024 * 1024  # pixels up to which an image goes through in one piece
-_CORE = 768
-
-Forward = Callable[[TrainedModel, Tensor], Tensor]
-
-
-def choose_device(device: str) -> str:
-    """`auto` is the first GPU, else the CPU."""
-    if device != "auto":
-        return device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _once(model: TrainedModel, image: Tensor) -> Tensor:
-    with torch.autocast(image.device.type, torch.bfloat16, enabled=image.device.type == "cuda"):
-        logits: Tensor = model.network(image.contiguous(memory_format=torch.channels_last))
-    return activate(logits.float(), model.record.target)
-
-
-def _eightfold(model: TrainedModel, image: Tensor) -> Tensor:
-    """The mean over the symmetries of the square. Windows stay on the stride's grid, so that tiles stay exact."""
-    total = torch.zeros(())
-    for turns in range(4):
-        for flip in (False, True):
-            turned = torch.rot90(image, turns, (2, 3))
-            answer = _once(model, turned.flip(3) if flip else turned)
-            total = total.to(answer) + torch.rot90(answer.flip(3) if flip else answer, -turns, (2, 3))
-    return total / 8
-
-
-def _blended(forward: Forward, model: TrainedModel, image: Tensor) -> Tensor:
-    from monai.inferers.utils import sliding_window_inference  # only models that need blending pay for MONAI
-
-    answer = sliding_window_inference(image, (256, 256), 1, lambda x: forward(model, x), overlap=0.5, mode="gaussian")
-    assert isinstance(answer, Tensor)
-    return answer
+_WINDOW = 256  # of networks that see the whole field
+_TURNS = tuple((turns, flip) for turns in range(4) for flip in (False, True))
 
 
 def predict(
-    model: TrainedModel, prepared: Pixels, device: str = "cpu", *, core: int | None = None, tta: bool = False
+    engine: Engine,
+    pixels: Array,
+    preparation: Preparation | None = None,
+    *,
+    core: int | None = None,
+    tta: bool = False,
 ) -> Pixels:
-    """Probabilities `(K, Y, X)` float32 of a prepared image `(C, Y, X)` float32; sides are multiples of the stride.
+    """Probabilities `(K, y, x)` float32 of an image `(C, y, x)` whose sides are multiples of the stride.
 
+    `pixels` are raw values to be normalised as `preparation` says; without one they are prepared already.
     `core` is the side of a tile's core; None takes a small image whole and cuts a large one. The answer is the same.
     `tta` (test-time augmentation) takes the mean over the eight flips and quarter turns, for eight times the work.
     """
-    halo = model.record.halo
-    forward = _eightfold if tta else _once
-    height, width = prepared.shape[1:]
-    with torch.inference_mode():
-        image = torch.from_numpy(prepared)[None].to(device)
-        if core is None and height * width <= _WHOLE:
-            whole: Pixels = forward(model, image)[0].cpu().numpy()
-            return whole
-        if halo is None:
-            blended: Pixels = _blended(forward, model, image)[0].cpu().numpy()
-            return blended
-        answer = torch.empty((len(model.record.outputs), height, width), dtype=torch.float32)
-        for tile in plan_tiles((height, width), core or _CORE, halo, model.record.stride):
-            y, x = tile.read.slices
-            inner = (slice(None), *tile.inner)
-            answer[(slice(None), *tile.core.slices)] = forward(model, image[:, :, y, x])[0][inner].cpu()
-    return answer.numpy()
+    how = preparation or identity(len(pixels), pixels.shape[1:])
+    height, width = pixels.shape[1:]
+    whole = core is None and height * width <= _WHOLE
+    if not whole and engine.halo is None:
+        return _blended(engine, pixels, how, tta)
+    side = max(height, width) if whole else core or engine.core
+    tiles = list(plan_tiles((height, width), side, engine.halo or 0, engine.stride))
+    parts = (pixels[(slice(None), *tile.read.slices)] for tile in tiles)
+    answers = eightfold(engine, parts, how) if tta else engine.map(parts, how)
+    if len(tiles) == 1:
+        return next(iter(answers))
+    answer = np.empty((engine.outputs, height, width), np.float32)
+    for tile, found in zip(tiles, answers, strict=True):
+        answer[(slice(None), *tile.core.slices)] = found[(slice(None), *tile.inner)]
+    return answer
+
+
+def tile_grid(engine: Engine) -> tuple[int, int]:
+    """Halo and stride (px) of tiles whose cores, taken together, are the whole image's answer.
+
+    A network that sees the whole field is asked through windows that overlap by half: what lies in a tile is covered by
+    the same windows as in the whole image, if the tile starts where a window does and reaches a window further.
+    """
+    if engine.halo is not None:
+        return engine.halo, engine.stride
+    return _WINDOW, math.lcm(_WINDOW // 2, engine.stride)
+
+
+def predict_tiles(
+    engine: Engine, tiles: Iterable[Array], preparation: Preparation, tta: bool = False
+) -> Iterator[Pixels]:
+    """Probabilities `(K, y, x)` of raw tiles `(C, y, x)` on the `tile_grid`, in order, few of them held at a time."""
+    if engine.halo is None:
+        return (_blended(engine, tile, preparation, tta) for tile in tiles)
+    return eightfold(engine, tiles, preparation) if tta else engine.map(tiles, preparation)
+
+
+def eightfold(engine: Engine, tiles: Iterable[Array], preparation: Preparation) -> Iterator[Pixels]:
+    """What `engine.map` yields, as the mean over the symmetries of the square.
+
+    Tiles keep to the stride's grid when they are turned, so they stay exact.
+    """
+    views = (_turn(tile, turns, flip) for tile in tiles for turns, flip in _TURNS)
+    total: Pixels | None = None
+    for number, answer in enumerate(engine.map(views, preparation)):
+        turns, flip = _TURNS[number % len(_TURNS)]
+        back = np.rot90(answer[:, :, ::-1] if flip else answer, -turns, (1, 2))
+        total = back.copy() if total is None else np.add(total, back, out=total)
+        if (number + 1) % len(_TURNS) == 0:
+            yield total / np.float32(len(_TURNS))
+            total = None
+
+
+def _turn(tile: Array, turns: int, flip: bool) -> Array:
+    turned = np.rot90(tile, turns, (1, 2))
+    return turned[:, :, ::-1] if flip else turned
+
+
+def _blended(engine: Engine, pixels: Array, preparation: Preparation, tta: bool) -> Pixels:
+    from monai.inferers.utils import sliding_window_inference  # only models that need blending pay for MONAI
+
+    def window(image: torch.Tensor) -> torch.Tensor:
+        tiles = iter(image.numpy())
+        parts = eightfold(engine, tiles, plain) if tta else engine.map(tiles, plain)
+        return torch.from_numpy(np.stack(list(parts)))
+
+    plain = identity(len(pixels), pixels.shape[1:])
+    image = torch.from_numpy(preparation.normalise(pixels))[None]
+    answer = sliding_window_inference(image, (_WINDOW, _WINDOW), 1, window, overlap=0.5, mode="gaussian")
+    assert isinstance(answer, torch.Tensor)
+    found: Pixels = answer[0].numpy()
+    return found

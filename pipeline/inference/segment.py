@@ -13,7 +13,8 @@ import numpy as np
 from pipeline.config import FixedSize, ImageOptions
 from pipeline.errors import ImageError, ModelError
 from pipeline.inference.engines import make_engine
-from pipeline.inference.predict import choose_device, predict
+from pipeline.inference.forward import on_grid
+from pipeline.inference.predict import predict
 from pipeline.inference.sizing import Glance, choose_zoom, median_diameter
 from pipeline.inference.stream import Stream
 from pipeline.inference.streamed import Streamed
@@ -43,13 +44,13 @@ class Segmented:
 
 
 class Segmenter:
-    """A model on a device; its record decides channels, normalisation, windows and thresholds."""
+    """A model and what runs it; the model's record decides channels, normalisation, windows and thresholds."""
 
-    def __init__(self, model: TrainedModel, device: str = "auto") -> None:
-        self.device = choose_device(device)
+    def __init__(
+        self, model: TrainedModel, device: str = "auto", engine: str = "auto", threads: int | None = None
+    ) -> None:
         self.model = model
-        model.network.to(self.device)
-        self.engine = make_engine(model, device)
+        self.engine = make_engine(model, device, engine, threads)
 
     def segment(
         self,
@@ -78,7 +79,7 @@ class Segmenter:
         with _timed(seconds, "predict"):
             planes = seen.planes
             if planes is None:
-                planes = predict(model, preparation.apply(pixels), self.device, tta=options.tta)
+                planes = predict(self.engine, *on_grid(pixels, preparation), tta=options.tta)
         with _timed(seconds, "decode"):
             labels, probabilities, sure = _decode(planes, preparation, model)
         statistics: dict[str, float | str] = {
@@ -87,6 +88,7 @@ class Segmenter:
             "low": float(np.mean(preparation.offset)),
             "span": float(np.mean([1 / s if s else 0.0 for s in preparation.scale])),
             "windows": "exact" if record.halo is not None else "blended",
+            "engine": self.engine.name,
         }
         return Segmented(labels, probabilities, sure, image, statistics, seconds)
 
@@ -102,12 +104,12 @@ class Segmenter:
         zoom = self._told_zoom(source.geometry, options)
         if zoom is None:
             zoom = choose_zoom(
-                self.model, seen.busiest, lambda prepared: predict(self.model, prepared, self.device), seen.preparation
+                self.model, seen.busiest, lambda prepared: predict(self.engine, prepared), seen.preparation
             ).zoom
         shape = tuple(max(1, round(side * zoom)) for side in seen.preparation.original)
         preparation = replace(seen.preparation, shape=(shape[0], shape[1]))
         stream = Stream(
-            self.model, self.engine, source, preparation, scratch, identity, channel=options.channel, watch=watch
+            self.model, self.engine, source, preparation, scratch, identity, options.channel, options.tta, watch=watch
         )
         return Streamed(stream, zoom, workers=max(1, (os.cpu_count() or 2) // 2))
 
@@ -116,7 +118,7 @@ class Segmenter:
         zoom = self._told_zoom(geometry, options)
         if zoom is not None:
             return Glance(zoom, np.nan, np.nan)
-        seen = choose_zoom(self.model, pixels, lambda prepared: predict(self.model, prepared, self.device))
+        seen = choose_zoom(self.model, pixels, lambda prepared: predict(self.engine, prepared))
         return replace(seen, planes=None) if options.tta else seen
 
     def _told_zoom(self, geometry: Geometry, options: ImageOptions) -> float | None:

@@ -21,6 +21,7 @@ from pipeline.inference.decode_block import DecodedBlock, Decoder
 from pipeline.inference.engines import Engine
 from pipeline.inference.grid import ModelGrid
 from pipeline.inference.planes import PlaneStore
+from pipeline.inference.predict import predict_tiles, tile_grid
 from pipeline.inference.stitch import Stitcher
 from pipeline.model.bundle import TrainedModel
 from pipeline.model.decode import to_bytes
@@ -82,6 +83,7 @@ class Stream:
     scratch: Path
     identity: str
     channel: int | None = None
+    tta: bool = False
     sizes: Sizes = SIZES
     watch: Watch = unwatched
 
@@ -89,9 +91,10 @@ class Stream:
         self.scratch.mkdir(parents=True, exist_ok=True)
 
     @property
-    def halo(self) -> int:
-        """How far beyond its core a tile is read."""
-        return self.model.record.halo or 0
+    def core(self) -> int:
+        """The side of a tile's core, on the grid that keeps the answer the whole image's."""
+        stride = tile_grid(self.engine)[1]
+        return max(stride, min(self.engine.core, self.sizes.band) // stride * stride)
 
     @property
     def grid_shape(self) -> tuple[int, int]:
@@ -147,7 +150,7 @@ class Stream:
     def _bands(self, grid: ModelGrid, store: PlaneStore, written: _Written) -> Iterator[int]:
         bands = range(store.bands)
         todo = [band for band in bands if not store.has(band)]
-        tiles = {band: plan_band(store.rows(band), store.shape, self.engine.core, self.halo) for band in todo}
+        tiles = {band: plan_band(store.rows(band), store.shape, self.core, tile_grid(self.engine)[0]) for band in todo}
 
         def feed() -> Iterator[Array]:
             for band in todo:
@@ -158,7 +161,7 @@ class Stream:
                         return
                     yield grid.window(tile.read)
 
-        answers = self.engine.map(feed(), self.preparation)
+        answers = iter(predict_tiles(self.engine, feed(), self.preparation, self.tta))
         for band in bands:
             first, last = store.rows(band)
             if band in tiles:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.inference.blocks import plan_band
+from pipeline.inference.predict import predict_tiles, tile_grid
 from pipeline.inference.seam_score import Crossings, Sample, choose_samples
 from pipeline.inference.sizing import diameter_of_areas
 from pipeline.inference.stream import Part, Stream
@@ -34,7 +35,7 @@ class Streamed:
     def __post_init__(self) -> None:
         shape = self.stream.preparation.original
         if self.zoom == 1:  # else the grids of blocks and tiles are not the file's
-            periods = {self.stream.sizes.side, self.stream.engine.core}
+            periods = {self.stream.sizes.side, self.stream.core}
             self._seams = [Crossings(period, shape) for period in sorted(periods)]
             self._samples = choose_samples(shape, self.stream.sizes.side)
 
@@ -54,15 +55,15 @@ class Streamed:
 
     def _at_once(self, window: Window) -> Labels:
         """A window predicted and decoded by itself, with what lies around it: no border of a tile or block in it."""
-        stream, stride = self.stream, self.stream.model.record.stride
-        around = stream.halo + stream.sizes.margin
+        stream, stride = self.stream, tile_grid(self.stream.engine)[1]
+        around = tile_grid(stream.engine)[0] + stream.sizes.margin
         shape = tuple(side - side % stride for side in stream.preparation.original)
         start = tuple(max(0, a - around) // stride * stride for a in window.start)
         stop = tuple(min(n, -(-(b + around) // stride) * stride) for b, n in zip(window.stop, shape, strict=True))
         read = Window(start, stop)
         record = stream.model.record
         pixels = take_channels(stream.source.read(read).pixels, record.prepare.channels, stream.channel)
-        planes = next(iter(stream.engine.map([pixels], stream.preparation)))
+        planes = next(iter(predict_tiles(stream.engine, [pixels], stream.preparation, stream.tta)))
         labels = decode(planes, record.target, stream.model.thresholds)
         y, x = (slice(a - o, b - o) for a, b, o in zip(window.start, window.stop, start, strict=True))
         return labels[y, x]
@@ -83,7 +84,7 @@ class Streamed:
             "diameter": round(diameter_of_areas(areas), 2),
             "low": float(np.mean(preparation.offset)),
             "span": float(np.mean([1 / s if s else 0.0 for s in preparation.scale])),
-            "windows": "exact" if self.stream.model.record.halo is not None else "blended",
+            "windows": "exact" if self.stream.engine.halo is not None else "blended",
             "engine": self.stream.engine.name,
             "tiles": self._tiles,
             "cut": self.cut,
@@ -93,7 +94,7 @@ class Streamed:
 
     @property
     def _tiles(self) -> int:
-        shape, core = self.stream.grid_shape, self.stream.engine.core
+        shape, core = self.stream.grid_shape, self.stream.core
         bands = range(0, shape[0], self.stream.sizes.band)
         rows = ((top, min(shape[0], top + self.stream.sizes.band)) for top in bands)
         return sum(len(plan_band(band, shape, core, 0)) for band in rows)

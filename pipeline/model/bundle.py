@@ -63,6 +63,7 @@ class TrainedModel:
     network: nn.Module
     record: ModelRecord
     digest: str
+    folder: Path | None = None  # where it was read from
 
     @property
     def thresholds(self) -> Thresholds:
@@ -144,7 +145,7 @@ def load_model(folder: Path, device: str = "cpu") -> TrainedModel:
     network = unet.build(record.network.kind, **parameters)
     _check_tensors(folder, network, state)
     network.load_state_dict(state)  # fp16 is widened to the network's own float32
-    return TrainedModel(unet.channels_last(network.eval().to(device)), record, digest)
+    return TrainedModel(unet.channels_last(network.eval().to(device)), record, digest, folder)
 
 
 def shipped_models() -> tuple[str, ...]:

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from pipeline.errors import ModelError
+
 
 def probe_halo(network: nn.Module, channels: int, stride: int, *, limit: int = 512) -> int | None:
     """Halo in pixels, a multiple of `stride`; None where the network sees the whole field (blend its windows then).
@@ -34,3 +36,37 @@ def probe_halo(network: nn.Module, channels: int, stride: int, *, limit: int = 5
     finally:
         network.train(was_training)
     return -(-halo // stride) * stride
+
+
+def dimensions(network: nn.Module) -> int:
+    """2 or 3: how many axes the images of a network have."""
+    return 3 if any(isinstance(module, nn.Conv3d) for module in network.modules()) else 2
+
+
+def check_grid(network: nn.Module, channels: int, stride: int, halo: int | None) -> None:
+    """Raise ModelError where a recorded stride or halo is too small for the network.
+
+    One small forward an axis (tens of milliseconds; `probe_halo`, which finds the halo, takes one a phase): everything
+    beyond the halo of one core is NaN, on both sides of it, and none of it may reach the core. As the core lies on the
+    stride's grid, this is true of every core.
+    """
+    own = int(network.stride)  # type: ignore[arg-type]
+    if stride % own:
+        raise ModelError(
+            "the model's record", f"stride {stride}", f"a multiple of the network's {own}", "train or export it again"
+        )
+    if halo is None:
+        return
+    beyond = 2 * stride
+    length = 2 * (halo + beyond) + stride
+    was_training, device = network.training, next(network.parameters()).device
+    for axis in range(dimensions(network)):
+        sides = [length if other == axis else 2 * stride for other in range(dimensions(network))]
+        image = torch.full((1, channels, *sides), torch.nan, device=device)
+        image.narrow(2 + axis, beyond, length - 2 * beyond).zero_()
+        with torch.inference_mode():
+            answer = network.eval()(image)
+        network.train(was_training)
+        if torch.isnan(answer.narrow(2 + axis, beyond + halo, stride)).any():
+            wanted = "all that the network sees"
+            raise ModelError("the model's record", f"halo {halo} px", wanted, "train or export it again")

@@ -107,7 +107,7 @@ def _load(config: EvaluateConfig) -> "Segmenter":
     from pipeline.inference.segment import Segmenter
     from pipeline.model.bundle import load_model
 
-    return Segmenter(load_model(find_any_model(config.model)), config.device)
+    return Segmenter(load_model(find_any_model(config.model)), config.device, config.engine, config.threads)
 
 
 def evaluate_case(case: Case, segmenter: "Segmenter", options: ImageOptions, out: Path, scored: Scored) -> None:

@@ -78,11 +78,12 @@ _loading = threading.Lock()
 def load_segmenter(job: ChunkJob) -> Segments:
     """The job's model on its device, loaded once a process. Raises ModelError."""
     with _loading:
-        return _load(job.model, job.model_digest, job.config.device)
+        config = job.config
+        return _load(job.model, job.model_digest, config.device, config.engine, config.threads)
 
 
 @functools.lru_cache(maxsize=1)
-def _load(folder: Path, digest: str, device: str) -> Segments:
+def _load(folder: Path, digest: str, device: str, engine: str, threads: int | None) -> Segments:
     from pipeline.inference.segment import Segmenter
     from pipeline.model.bundle import load_model
 
@@ -90,7 +91,7 @@ def _load(folder: Path, digest: str, device: str) -> Segments:
     if model.digest != digest:
         wanted = f"{digest[:12]}, as the run began"
         raise ModelError(str(folder), f"digest {model.digest[:12]}", wanted, "let the model be, and run again")
-    return Segmenter(model, device)
+    return Segmenter(model, device, engine, threads)
 
 
 @dataclass(frozen=True)

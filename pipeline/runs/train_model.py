@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.config import LastFraction, TrainConfig
 from pipeline.data.manifest import Manifest, load_data
 from pipeline.errors import TrainingError
-from pipeline.inference.predict import choose_device
+from pipeline.inference.engines import choose_device
 from pipeline.model.bundle import (
     TrainedModel,
     load_model,

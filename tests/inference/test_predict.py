@@ -8,10 +8,11 @@ from made_model import Source, make_model
 
 from pipeline.config import ImageOptions
 from pipeline.errors import ImageError, ModelError
+from pipeline.inference.engines import make_engine
 from pipeline.inference.predict import predict
 from pipeline.inference.segment import Segmenter
+from pipeline.inference.torch_engine import TorchEngine
 from pipeline.inference.windows import plan_tiles
-from pipeline.model.bundle import TrainedModel
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5), st.integers(0, 3), st.sampled_from([1, 4]))
@@ -28,40 +29,42 @@ def test_every_pixel_lies_in_exactly_one_core(h: int, w: int, core: int, halo: i
     assert (painted == 1).all()
 
 
+@pytest.mark.parametrize("name", ["torch", "openvino"])
 @pytest.mark.parametrize("core", [16, 32, 48, 80])
-def test_tiles_give_the_whole_image_answer(core: int) -> None:
-    """Also at the image's edges; the error is that of floating point."""
-    model = make_model()
-    image = np.random.default_rng(0).normal(size=(3, 112, 144)).astype(np.float32)
-    whole = predict(model, image)
+def test_tiles_give_the_whole_image_answer(core: int, name: str) -> None:
+    """Also at the image's edges, and bit for bit."""
+    engine = make_engine(make_model(), "cpu", name)
+    image = np.random.default_rng(0).uniform(-0.5, 1.5, size=(3, 112, 144)).astype(np.float32)
+    whole = predict(engine, image)
     assert whole.std() > 0.01
-    np.testing.assert_allclose(predict(model, image, core=core), whole, atol=1e-6)
+    np.testing.assert_array_equal(predict(engine, image, core=core), whole)
 
 
 def test_a_halo_one_step_short_is_not_enough() -> None:
     """The derived halo is no larger than it must be: with one stride less the answer differs."""
-    model = make_model()
-    assert model.record.halo is not None
-    short = TrainedModel(model.network, model.record.model_copy(update={"halo": model.record.halo - 4}), "d")
-    image = np.random.default_rng(0).normal(size=(3, 112, 144)).astype(np.float32)
-    assert np.abs(predict(short, image, core=32) - predict(model, image)).max() > 1e-5
+    engine = TorchEngine(make_model(), 1)
+    image = np.random.default_rng(0).uniform(-0.5, 1.5, size=(3, 112, 144)).astype(np.float32)
+    whole = predict(engine, image)
+    assert engine.halo is not None
+    engine.halo -= 4
+    assert np.abs(predict(engine, image, core=32) - whole).max() > 1e-5
 
 
 def test_test_time_augmentation_is_the_mean_of_eight_views() -> None:
     """Written out with numpy; it turns with the image, and tiles give it too."""
-    model = make_model()
-    image = np.random.default_rng(0).normal(size=(3, 48, 64)).astype(np.float32)
+    engine = make_engine(make_model(), "cpu", "torch")
+    image = np.random.default_rng(0).uniform(-0.5, 1.5, size=(3, 48, 64)).astype(np.float32)
     views = []
     for turns in range(4):
         for flip in (1, -1):
             turned = np.ascontiguousarray(np.rot90(image, turns, (1, 2))[:, :, ::flip])
-            views.append(np.rot90(predict(model, turned)[:, :, ::flip], -turns, (1, 2)))
-    whole = predict(model, image, tta=True)
+            views.append(np.rot90(predict(engine, turned)[:, :, ::flip], -turns, (1, 2)))
+    whole = predict(engine, image, tta=True)
     np.testing.assert_allclose(whole, np.mean(views, axis=0), atol=1e-6)
     assert np.abs(whole - views[0]).max() > 1e-3
-    np.testing.assert_allclose(predict(model, image, core=16, tta=True), whole, atol=1e-6)
+    np.testing.assert_allclose(predict(engine, image, core=16, tta=True), whole, atol=1e-6)
     turned = np.ascontiguousarray(np.rot90(image, 1, (1, 2)))
-    np.testing.assert_allclose(predict(model, turned, tta=True), np.rot90(whole, 1, (1, 2)), atol=1e-6)
+    np.testing.assert_allclose(predict(engine, turned, tta=True), np.rot90(whole, 1, (1, 2)), atol=1e-6)
 
 
 def test_segmenting_keeps_the_file_s_grid() -> None:

@@ -76,7 +76,7 @@ def test_what_was_predicted_is_not_predicted_again(monkeypatch: pytest.MonkeyPat
     segmenter = Segmenter(make_model(diameter=15.0), "cpu")
     native = segmenter.segment(Source(pixels), ImageOptions(diameter="native"))
     planes = segmenting.choose_zoom(
-        segmenter.model, np.repeat(pixels, 3, axis=0), lambda p: segmenting.predict(segmenter.model, p)
+        segmenter.model, np.repeat(pixels, 3, axis=0), lambda p: segmenting.predict(segmenter.engine, p)
     )
     assert planes.zoom == 1.0
     found = segmenter.segment(Source(pixels), ImageOptions())

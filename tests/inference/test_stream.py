@@ -6,13 +6,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_model import make_model
 
+import unet
+from pipeline.config import MonaiBasicUNet
 from pipeline.inference.blocks import Sizes
+from pipeline.inference.engines import make_engine
+from pipeline.inference.planes import PlaneStore
+from pipeline.inference.predict import predict
 from pipeline.inference.stream import Stream
-from pipeline.model.decode import decode
+from pipeline.model.bundle import TrainedModel
+from pipeline.model.decode import decode, to_bytes
 from pipeline.model.prepare import fit
 from pipeline.scoring.confidence import ConfidenceSums, confidence
 from pipeline.scoring.measure import measure
@@ -45,6 +52,8 @@ class Blurs:
     core: int
     outputs: int = 3
     name: str = "blurs"
+    halo: int = REACH
+    stride: int = 16
     fails_after: int = 10**9
     tiles: int = 0
 
@@ -69,12 +78,9 @@ def field_of_discs(shape, number, radius, seed):
     return image
 
 
-def streamed(pixels, scratch, core=64, sizes=SMALL, zoom=1.0, engine=None, halo=REACH, parts=None):
+def streamed(pixels, scratch, core=64, sizes=SMALL, zoom=1.0, engine=None, parts=None):
     """The label image, the rows and the number of cut objects of `pixels` `(C, Y, X)`."""
-    import dataclasses
-
     model = make_model()
-    model = dataclasses.replace(model, record=model.record.model_copy(update={"halo": halo, "stride": 16}))
     source = Memory(pixels)
     preparation = fit(pixels, model.record.prepare, stride=16, zoom=zoom)
     stream = Stream(model, engine or Blurs(core), source, preparation, scratch, "test", sizes=sizes)
@@ -218,3 +224,31 @@ def test_a_damaged_band_is_predicted_again(tmp_path):
     labels, _, _ = streamed(pixels, tmp_path, engine=engine)
     assert engine.tiles == 5
     assert np.array_equal(labels, expected)
+
+
+def a_model_that_sees_the_whole_field():
+    """InstanceNorm: its windows are blended."""
+    config = MonaiBasicUNet(filters=(4, 4, 8, 8, 8, 4), out_channels=3)
+    torch.manual_seed(1)
+    network = unet.build(config.kind, **config.model_dump(exclude={"kind"})).eval()
+    record = make_model().record.model_copy(update={"network": config, "halo": None, "stride": 16})
+    return TrainedModel(network, record, "blended")
+
+
+@pytest.mark.parametrize("make", [make_model, a_model_that_sees_the_whole_field])
+@pytest.mark.parametrize("tta", [False, True])
+def test_probabilities_are_those_of_the_whole_image(tmp_path, make, tta):
+    """Exact tiles or blended windows, what lies on disk is what the whole image gives, to a 255th."""
+    model, sizes = make(), Sizes(band=256, side=256, margin=40, widest=96)
+    generator = np.random.default_rng(3)
+    pixels = cv2.GaussianBlur(generator.integers(0, 255, (592, 528, 3)).astype(np.uint8), (0, 0), 3)
+    pixels = np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
+    engine = make_engine(model, "cpu", "torch", threads=2)
+    preparation = fit(pixels, model.record.prepare, stride=model.record.stride)
+    stream = Stream(model, engine, Memory(pixels), preparation, tmp_path, "test", tta=tta, sizes=sizes)
+    assert len(list(stream.parts(1))) == 9
+    store = PlaneStore(tmp_path, 3, (592, 528), "test", sizes.band)
+    found = store.read(Window((0, 0), (592, 528)))
+    expected = predict(engine, pixels, preparation, core=None if engine.halo is not None else 64, tta=tta)
+    assert np.abs(found.astype(int) - to_bytes(expected).astype(int)).max() <= 1
+    assert found.std() > 3

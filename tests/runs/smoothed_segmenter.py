@@ -7,13 +7,13 @@ import torch
 import unet
 from pipeline.config import NucleiUNet, PrepareConfig, SeparatedTarget
 from pipeline.inference.segment import Segmenter
-from pipeline.model.bundle import ModelRecord, TrainedModel
+from pipeline.model.bundle import ModelRecord, TrainedModel, describe_network
 
 
 class SmoothedEngine:
     """What `pipeline.inference.engines.Engine` asks for; reaches 6 px. `killed_after` tiles it is interrupted."""
 
-    name, outputs, core = "smoothed", 3, 256
+    name, outputs, core, halo, stride = "smoothed", 3, 256, 16, 16
 
     def __init__(self, killed_after: int = 10**9):
         self.tiles, self.killed_after = 0, killed_after
@@ -33,14 +33,15 @@ def make_segmenter(killed_after: int = 10**9) -> Segmenter:
     config = NucleiUNet(filters=(4, 6, 8), in_channels=1)
     torch.manual_seed(0)
     network = unet.build(config.kind, **config.model_dump(exclude={"kind"})).eval()
+    stride, halo = describe_network(network, 1)
     record = ModelRecord(
         name="smoothed",
         network=config,
         prepare=PrepareConfig(channels=1),
         target=SeparatedTarget(),
         outputs=("foreground", "border", "distance"),
-        stride=16,
-        halo=16,
+        stride=stride,
+        halo=halo,
     )
     segmenter = Segmenter(TrainedModel(network, record, "digest"), "cpu")
     segmenter.engine = SmoothedEngine(killed_after)

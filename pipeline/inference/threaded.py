@@ -1,0 +1,64 @@
+"""Engines of the CPU: tiles side by side on threads, one computing thread inside each.
+
+A tile's answer must not depend on how many threads there are, so nothing inside a tile is split between them, except
+where a single tile is all there is (a small image): then all threads work on it. Both ways give the same bits with the
+engines that are here (tested), as each output is summed by one thread in one order.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from itertools import islice
+
+from pipeline.inference.forward import Raw, raw_tile
+from pipeline.inference.tuning import tuned_core
+from pipeline.inference.workers import Workers
+from pipeline.model.bundle import TrainedModel
+from pipeline.model.prepare import Preparation
+from pipeline.types import Array, Pixels
+
+
+def _all(first: list[Array], rest: Iterator[Array]) -> Iterator[Array]:
+    while first:
+        yield first.pop(0)
+    yield from rest
+
+
+class ThreadedEngine(ABC):
+    """See `pipeline.inference.engines.Engine`; what differs is how one tile is run."""
+
+    name: str
+
+    def __init__(self, model: TrainedModel, threads: int) -> None:
+        record = model.record
+        self.threads, self.digest = threads, model.digest
+        self.outputs, self.channels = len(record.outputs), record.prepare.channels
+        self.halo, self.stride = record.halo, record.stride
+
+    @abstractmethod
+    def runner(self, at_once: int, inside: int) -> tuple[Callable[[Raw], Pixels], Callable[[], None] | None]:
+        """What runs one tile on one of `at_once` threads with `inside` computing threads; what each begins with."""
+
+    @cached_property
+    def core(self) -> int:
+        """The quickest side of a tile's core in px, measured once on this machine."""
+        return tuned_core(self)
+
+    def start(self, at_once: int, inside: int) -> Workers[Raw, Pixels]:
+        """`at_once` threads that take tiles, with `inside` computing threads each."""
+        return Workers(at_once, *self.runner(at_once, inside))
+
+    @cached_property
+    def _side_by_side(self) -> Workers[Raw, Pixels]:
+        return self.start(self.threads, 1)
+
+    @cached_property
+    def _alone(self) -> Workers[Raw, Pixels]:
+        return self._side_by_side if self.threads == 1 else self.start(1, self.threads)
+
+    def map(self, tiles: Iterable[Array], preparation: Preparation) -> Iterator[Pixels]:
+        """Probabilities `(K, y, x)` float32 of each raw tile `(C, y, x)`, in order; threads + 1 tiles are held."""
+        rest = iter(tiles)
+        first = list(islice(rest, 2))
+        workers = self._side_by_side if len(first) > 1 else self._alone
+        return workers.map(raw_tile(tile, preparation) for tile in _all(first, rest))
