@@ -1,4 +1,4 @@
-"""`maskline models`: list, show, describe, promote and export."""
+"""`maskline models`: list, show, describe, promote, quantise and export."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.options import NEW
+from flows.options import EXISTING, NEW
 
 if TYPE_CHECKING:
     from pipeline.results.tracking import Tracking
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 REGISTRY = "maskline"  # the experiment that the registry's own runs belong to
 
 
-@click.group(short_help="List, show, describe, promote and export models.")
+@click.group(short_help="List, show, describe, promote, quantise and export models.")
 def models() -> None:
     """The models: those that ship, and those that were trained here.
 
@@ -132,6 +132,26 @@ def promote(name: str, version: str, alias: str, anyway: bool) -> None:
     from pipeline.runs.promote_model import promote_model
 
     for line in promote_model(_open(), name, version, alias, anyway=anyway):
+        click.echo(line)
+
+
+@models.command(epilog="\b\nExample:\n  maskline models quantise shipped:nuclei --data dsb2018.csv")
+@click.argument("model")
+@click.option("--data", type=EXISTING, required=True, help="A manifest CSV with training and validation images.")
+def quantise(model: str, data: Path) -> None:
+    """Make an int8 copy of MODEL beside it, for --engine openvino-int8: about three times as quick on a CPU.
+
+    It is calibrated on training images and kept only if Dice on the validation images drops by 0.001 at most. Needs the
+    extra maskline[openvino].
+    """
+    from flows.addresses import use_running_servers
+    from flows.progress import LiveProgress
+    from pipeline.runs.quantise_model import quantise_model
+
+    use_running_servers()
+    with LiveProgress() as watch:
+        lines = quantise_model(model, data, watch)
+    for line in lines:
         click.echo(line)
 
 
