@@ -64,6 +64,7 @@ def segment_folder_flow(
     threads: int | None = None,
     max_failed_fraction: float = 0.2,
     max_megapixels: float = 400.0,
+    whole_megapixels: float = 16.0,
     chunk_seconds: float = 30.0,
     track: bool = True,
     chunks_at_once: int = 1,
@@ -94,6 +95,7 @@ def segment_folder_flow(
         threads: Threads of the CPU that predict; None takes as many as there are.
         max_failed_fraction: The run itself fails when more than this part of the images failed (0 to 1).
         max_megapixels: Refuse images that are larger than this.
+        whole_megapixels: Stream 2-D images that are larger than this: read, predict and write them by parts.
         chunk_seconds: About how much work one task holds, in seconds.
         track: Show this run in MLflow.
         chunks_at_once: How many tasks run side by side. More than 1 helps where there are cores or memory to spare.
@@ -119,6 +121,7 @@ def segment_folder_flow(
         "threads": threads,
         "max_failed_fraction": max_failed_fraction,
         "max_megapixels": max_megapixels,
+        "whole_megapixels": whole_megapixels,
         "chunk_seconds": chunk_seconds,
         "track": track,
     }
