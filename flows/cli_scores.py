@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from flows.options import DIAMETER, EXISTING, FOLDER, MODEL, NEW, NO_TRACK, TTA, given
+from flows.options import DIAMETER, EXISTING, FOLDER, MODEL, NEW, NO_TRACK, PAGES, SERIES, TIME, TTA, given
 
 SPLITS = click.Choice(["train", "val", "test", "all"])
 
@@ -24,6 +24,9 @@ Examples:
 @click.option("--split", type=SPLITS, help="Which part of the manifest.  [default: test]")
 @DIAMETER
 @TTA
+@PAGES
+@SERIES
+@TIME
 @click.option("--bootstrap", type=click.IntRange(1), help="Resamplings for the intervals.  [default: 1000]")
 @click.option("--json", "as_json", is_flag=True, help="Print all scores for a program.")
 @click.option("--device", help="auto, cpu, cuda, cuda:1 or mps.  [default: auto]")

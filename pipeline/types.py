@@ -75,7 +75,12 @@ class Image:
 
 
 class ImageSource(Protocol):
-    """An image that has been opened but not read. `shape` is `(C, (Z,) Y, X)`."""
+    """An image that has been opened but not read. `shape` is `(C, (Z,) Y, X)`.
+
+    `levels` are the spatial shapes of its pyramid, the full one first; `block` is the (rows, columns) that the file
+    decodes at once: a tile, a strip, or the whole image. `read` gives a window of a level and decodes the blocks that
+    it touches, keeping the last of them; windows may be asked for from several threads.
+    """
 
     path: Path
     shape: tuple[int, ...]
@@ -83,8 +88,10 @@ class ImageSource(Protocol):
     axes: str
     channels: tuple[str, ...]
     geometry: Geometry
+    levels: tuple[tuple[int, ...], ...]
+    block: tuple[int, int]
 
-    def read(self, window: Window | None = None) -> Image: ...
+    def read(self, window: Window | None = None, level: int = 0) -> Image: ...
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from pipeline.types import Case, Image, ImageSource, Labels
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pipeline.data.sources import FileSource
     from pipeline.scoring.confidence import Confidence
 
 log = logging.getLogger("maskline.segment")
@@ -120,11 +121,11 @@ def _check_unchanged(case: Case, before: Stamp) -> None:
 
 
 def _answer(case: Case, job: ChunkJob, stages: Stages) -> Answer:
-    from pipeline.data.images import open_image
-
     config = job.config
     with stages.stage("open"):
-        opened = open_image(case.image, pages=config.pages, max_megapixels=config.max_megapixels)
+        opened = open_asked(case.image, config)
+    for note in opened.notes:
+        log.warning("%s: %s", case.relative, note)
     if not _load.cache_info().currsize:  # a broken file is found out before a model is loaded for it
         with stages.stage("read"):
             _try(opened)
@@ -132,6 +133,20 @@ def _answer(case: Case, job: ChunkJob, stages: Stages) -> Answer:
         segmenter = load_segmenter(job)
     with stages.stage("segment"):
         return segmenter.segment(Watched(opened, stages), config)
+
+
+def open_asked(path: Path, config: SegmentConfig) -> "FileSource":
+    """The image that a run is asked to segment in a file. Raises ImageError."""
+    from pipeline.data.images import open_image
+
+    return open_image(
+        path,
+        pages=config.pages,
+        series=config.series,
+        level=config.level,
+        time=config.time,
+        max_megapixels=config.max_megapixels,
+    )
 
 
 def _try(source: ImageSource) -> None:
