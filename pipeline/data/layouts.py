@@ -207,7 +207,7 @@ def discover(folder: Path, layout: str = "auto", stamp: bool = False) -> Discove
     tree = scan(folder, stamp)
     if found := _find(tree, layout):
         return replace(found, orphans=_left_over(tree, found), stamp=tree.stamp)
-    wanted = f"images ({WANTED})" if layout in ("auto", "unlabelled") else f"layout {layout}"
+    wanted = f"images ({WANTED})" if layout in ("auto", "unlabelled") else f"the layout {layout}"
     hint = "check the path, or name another layout: " + ", ".join(LAYOUTS)
     raise LayoutError(str(folder), f"{sum(map(len, tree.files.values()))} files", wanted, hint)
 
