@@ -1,4 +1,4 @@
-"""maskline's engines against MONAI's SlidingWindowInferer: the same weights, the same 2048 x 2048 image, one ratio each.
+"""maskline's engines against MONAI's SlidingWindowInferer: same weights, same 2048 x 2048 image, one ratio each.
 
     python bench/inference.py [--side 2048] [--repeats 5] [--threads 2] [--networks guide,nuclei] [--int8 FILE]
 
@@ -150,7 +150,9 @@ def engines(model: TrainedModel, threads: int, pixels: Array) -> dict[str, Engin
     else:
         part = pixels[:, :512, :512]
         sample = Sample(part, part[0], fit(part, model.record.prepare, stride=model.record.stride))
-        found["int8, not gated"] = OpenVinoEngine(model, threads, calibrate(convert(model), [sample], model.record.stride))
+        found["int8, not gated"] = OpenVinoEngine(
+            model, threads, calibrate(convert(model), [sample], model.record.stride)
+        )
     return found
 
 
@@ -196,7 +198,7 @@ def compare(name: str, side: int, repeats: int, threads: int) -> list[str]:
         wall, cpu = (statistics.median(getattr(one, what) for one in each) for what in ("wall", "cpu"))
         told = f"{far[kind]:.1e}" if kind in far else "-"
         print(f"  {kind:<32} {wall:7.3f} s wall {cpu:7.3f} s CPU {side * side / 1e6 / wall:6.2f} Mpx/s  error {told}")
-    return [line for line in ratios(name, took)]
+    return list(ratios(name, took))
 
 
 def ratios(name: str, took: Mapping[str, list[Took]]) -> Iterator[str]:

@@ -16,8 +16,11 @@ from flows.options import (
     MODEL,
     NEW,
     NO_TRACK,
+    PAGES,
     SEGMENT_DEVICE,
+    SERIES,
     THREADS,
+    TIME,
     TTA,
     Duration,
     given,
@@ -173,11 +176,10 @@ Run the same command again: what is proven done is skipped, what is new or chang
 @DIAMETER
 @click.option("--channel", type=click.IntRange(0), help="Which channel to segment, counted from 0.")
 @TTA
-@click.option(
-    "--pages",
-    type=click.Choice(["refuse", "stack", "channels"]),
-    help="What the pages of a TIFF are.  [default: refuse]",
-)
+@PAGES
+@SERIES
+@click.option("--level", type=click.IntRange(0), help="Pyramid level to segment; labels have its shape.  [default: 0]")
+@TIME
 @click.option("--include", multiple=True, metavar="GLOB", help="Only files that match; may be repeated.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Not files that match; may be repeated.")
 @click.option("--group", metavar="REGEX", help="On the path; its first bracket names the group in the tables.")

@@ -13,8 +13,11 @@ from flows.options import (
     MODEL,
     NEW,
     NO_TRACK,
+    PAGES,
     SEGMENT_DEVICE,
+    SERIES,
     THREADS,
+    TIME,
     TTA,
     given,
 )
@@ -36,6 +39,9 @@ Examples:
 @click.option("--split", type=SPLITS, help="Which part of the manifest.  [default: test]")
 @DIAMETER
 @TTA
+@PAGES
+@SERIES
+@TIME
 @click.option("--bootstrap", type=click.IntRange(1), help="Resamplings for the intervals.  [default: 1000]")
 @click.option("--json", "as_json", is_flag=True, help="Print all scores for a program.")
 @SEGMENT_DEVICE

@@ -23,6 +23,9 @@ def evaluate_model_flow(
     pixel_size: float | None = None,
     channel: int | None = None,
     tta: bool = False,
+    pages: Literal["refuse", "stack", "channels"] = "refuse",
+    series: str = "",
+    time: int | None = None,
     device: str = "auto",
     engine: Literal["auto", "torch", "openvino", "openvino-int8"] = "auto",
     threads: int | None = None,
@@ -39,6 +42,9 @@ def evaluate_model_flow(
         pixel_size: Size of a pixel in micrometres, where the files do not say it. Give this or the diameter.
         channel: Which channel to segment, counted from 0. None takes all that the model can.
         tta: Take the mean over eight flips and quarter turns, for eight times the work.
+        pages: What the pages of a multi-page TIFF are: slices of a stack, channels, or nothing we may guess (refuse).
+        series: Number or name of the image to take where files hold several (scenes, positions).
+        time: Which time point to take where there are several, counted from 0.
         device: auto, cpu, cuda, cuda:1, mps, or cuda:0,cuda:1 to share the work.
         engine: What runs the network on a CPU; auto is OpenVINO where it is installed, else torch.
         threads: Threads of the CPU that predict; None takes as many as there are.
@@ -53,6 +59,9 @@ def evaluate_model_flow(
         "pixel_size": pixel_size,
         "channel": channel,
         "tta": tta,
+        "pages": pages,
+        "series": series or None,
+        "time": time,
         "device": device,
         "engine": engine,
         "threads": threads,

@@ -28,6 +28,13 @@ THREADS = click.option(
     help="Threads of the CPU that predict.  [default: all]",
 )
 TTA = click.option("--tta", is_flag=True, help="Mean over eight flips and turns: eight times the work.")
+PAGES = click.option(
+    "--pages",
+    type=click.Choice(["refuse", "stack", "channels"]),
+    help="What the pages of a TIFF (or its time points) are.  [default: refuse]",
+)
+SERIES = click.option("--series", metavar="N|NAME", help="Which image of a file that holds several, from 0 or by name.")
+TIME = click.option("--time", type=click.IntRange(0), metavar="N", help="Which time point of a series, from 0.")
 MODEL = "shipped:NAME, a registered NAME[@alias|/version], or a model folder."
 NO_TRACK = click.option("--no-track", is_flag=True, help="Leave MLflow out of it.")
 

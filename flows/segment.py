@@ -53,6 +53,9 @@ def segment_folder_flow(
     channel: int | None = None,
     tta: bool = False,
     pages: Literal["refuse", "stack", "channels"] = "refuse",
+    series: str = "",
+    level: int = 0,
+    time: int | None = None,
     include: tuple[str, ...] = (),
     exclude: tuple[str, ...] = (),
     group: str = "",
@@ -84,6 +87,9 @@ def segment_folder_flow(
         channel: Which channel to segment, counted from 0. None takes all that the model can.
         tta: Take the mean over eight flips and quarter turns, for eight times the work.
         pages: What the pages of a multi-page TIFF are: slices of a stack, channels, or nothing we may guess (refuse).
+        series: Number or name of the image to take where files hold several (scenes, positions).
+        level: Which level of the pyramid to segment; 0 is the full image. The labels have that level's shape.
+        time: Which time point to segment where there are several, counted from 0.
         include: Only files that match one of these patterns, like plate7/*.png.
         exclude: Not the files that match one of these patterns.
         group: A regular expression on the file's path; its first bracket names the group (plate, patient).
@@ -94,7 +100,7 @@ def segment_folder_flow(
         engine: What runs the network on a CPU; auto is OpenVINO where it is installed, else torch.
         threads: Threads of the CPU that predict; None takes as many as there are.
         max_failed_fraction: The run itself fails when more than this part of the images failed (0 to 1).
-        max_megapixels: Refuse images that are larger than this.
+        max_megapixels: Refuse images of which more than this must be decoded at once; tiled ones may be larger.
         whole_megapixels: Stream 2-D images that are larger than this: read, predict and write them by parts.
         chunk_seconds: About how much work one task holds, in seconds.
         track: Show this run in MLflow.
@@ -110,6 +116,9 @@ def segment_folder_flow(
         "channel": channel,
         "tta": tta,
         "pages": pages,
+        "series": series or None,
+        "level": level,
+        "time": time,
         "include": include,
         "exclude": exclude,
         "group": group or None,
@@ -130,8 +139,9 @@ def segment_folder_flow(
 
 def segment_config(config: SegmentConfig) -> SegmentSummary:
     """The flow from the command line: its summary, or the error that ended it."""
-    folders = {"folder": config.folder.absolute(), "out": config.out.absolute(), "group": config.group or ""}
-    state = segment_folder_flow(**{**config.model_dump(), **folders}, return_state=True)
+    folders = {"folder": config.folder.absolute(), "out": config.out.absolute()}
+    texts = {"group": config.group or "", "series": config.series or ""}
+    state = segment_folder_flow(**{**config.model_dump(), **folders, **texts}, return_state=True)
     answer: Any = state.result(raise_on_failure=False)
     if isinstance(answer, BaseException):
         raise answer

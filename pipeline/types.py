@@ -75,7 +75,13 @@ class Image:
 
 
 class ImageSource(Protocol):
-    """An image that has been opened but not read. `shape` is `(C, (Z,) Y, X)`."""
+    """An image that has been opened but not read. `shape` is `(C, (Z,) Y, X)`.
+
+    `levels` are the spatial shapes of its pyramid, the full one first; `block` is the (rows, columns) that the file
+    decodes at once: a tile, a strip, or the whole image. `read` gives a window of a level and decodes the blocks that
+    it touches, keeping the last of them; windows may be asked for from several threads. `again` is the same image for
+    who reads elsewhere at the same time.
+    """
 
     path: Path
     shape: tuple[int, ...]
@@ -83,8 +89,12 @@ class ImageSource(Protocol):
     axes: str
     channels: tuple[str, ...]
     geometry: Geometry
+    levels: tuple[tuple[int, ...], ...]
+    block: tuple[int, int]
 
-    def read(self, window: Window | None = None) -> Image: ...
+    def read(self, window: Window | None = None, level: int = 0) -> Image: ...
+
+    def again(self) -> "ImageSource": ...
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def fold(network: nn.Module, *, fuse: bool) -> nn.Module:
     """A copy to evaluate with; the network itself stays as it is.
 
     `fuse` also joins convolutions with the ReLU after them, by an operator that only the CPU has; it is left out where
-    torch lacks it. A network whose forward cannot be traced (it branches on values, shapes or types) is copied as it is.
+    torch lacks it. A network that cannot be traced (it branches on values, shapes or types) is copied as it is.
     """
     own = copy.deepcopy(network).eval()
     try:

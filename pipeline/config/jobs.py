@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from pipeline.config.strict import Fraction, Strict
 
@@ -27,6 +27,9 @@ class ImageOptions(Strict):
     pixel_size: PositiveFloat | None = None  # um
     diameter: PositiveFloat | Literal["auto", "native"] = "auto"  # px; auto: found where the image leaves doubt
     channel: int | None = None  # 0-based; None takes all the model can
+    pages: Literal["refuse", "stack", "channels"] = "refuse"  # what the pages of a multi-page TIFF, or time points, are
+    series: str | None = None  # number or name of the image to take where a file holds several
+    time: NonNegativeInt | None = None  # 0-based; which time point where there are several
     tta: bool = False  # mean over the eight flips and quarter turns
 
 
@@ -42,7 +45,7 @@ class SegmentConfig(ImageOptions, EngineOptions):
     folder: Path
     out: Path
     model: str = "shipped:nuclei"  # shipped:NAME | a folder | an MLflow registry NAME[@alias|/version]
-    pages: Literal["refuse", "stack", "channels"] = "refuse"  # what the pages of a multi-page TIFF are
+    level: NonNegativeInt = 0  # pyramid level to segment; the labels have its shape
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     group: str | None = None
@@ -51,7 +54,7 @@ class SegmentConfig(ImageOptions, EngineOptions):
     geojson: bool = False
     chunk_seconds: PositiveFloat = 30.0
     max_failed_fraction: Fraction = 0.2
-    max_megapixels: PositiveFloat = 400.0
+    max_megapixels: PositiveFloat = 400.0  # of what must be decoded at once; images read by windows may be larger
     whole_megapixels: PositiveFloat = 16.0  # 2-D images above it are streamed: read, predicted and written by parts
     track: bool = True
 

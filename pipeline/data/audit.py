@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from pipeline.data.duplicates import Features, features
+from pipeline.data.files import sha256_file
 from pipeline.data.images import open_image
 from pipeline.data.labels import merge_geojson, read_labels
 from pipeline.data.masks import Audit, Digest, Merged, audit_shape, merge_masks
@@ -49,7 +50,7 @@ def content_digest(case: Case) -> str:
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return bytes.fromhex(sha256_file(path)) if path.is_dir() else path.read_bytes()
     except OSError as error:
         raise InputError(str(path), str(error), "a file that can be read", "check the path and its rights") from error
 

@@ -5,7 +5,8 @@
     paired-nifti   the same in NIfTI, imagesTr/labelsTr and nnU-Net's _0000 included
     unlabelled     images in folders of any depth
 
-Names only: no file is opened. Hidden files, and folders that a run of maskline wrote, are passed over.
+A .zarr folder is one image, and so is a folder of DICOM slices. Names only: no file is opened but headers of DICOM.
+Hidden files, and folders that a run of maskline wrote, are passed over.
 """
 
 import re
@@ -15,8 +16,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from pipeline.data.images import is_image_name, split_suffix
-from pipeline.data.tree import GEOJSON, Tree, counts, scan
+from pipeline.data.files import folder_stat
+from pipeline.data.images import WANTED, is_image_name, split_suffix
+from pipeline.data.tree import GEOJSON, Tree, counts, is_single, scan
 from pipeline.errors import ConfigError, LayoutError
 from pipeline.types import Case
 
@@ -129,7 +131,7 @@ def _pair(tree: Tree, images: str, masks: str) -> list[Case]:
     index = _mask_index(tree, masks)
     cases = []
     for directory, name in tree.walk(images):
-        if not is_image_name(name):
+        if not tree.is_image(directory, name):
             continue
         nifti = split_suffix(name)[1].lower() in _NIFTI
         inner = directory.removeprefix(images).lstrip("/")
@@ -140,7 +142,7 @@ def _pair(tree: Tree, images: str, masks: str) -> list[Case]:
 
 
 def _labelled(tree: Tree, relative: str, mask: str | None) -> Case:
-    identity = split_suffix(relative)[0]
+    identity = relative if relative in tree.series else split_suffix(relative)[0]
     if mask is None:
         return Case(identity, tree.root / relative, relative)
     kind: Literal["geojson", "labels"] = "geojson" if mask.lower().endswith(GEOJSON) else "labels"
@@ -160,7 +162,7 @@ def _beside(tree: Tree) -> list[Case]:
     """Images with a GeoJSON of the same stem in the same folder."""
     cases = []
     for directory, name in tree.walk():
-        if not is_image_name(name):
+        if not tree.is_image(directory, name):
             continue
         names = tree.files[directory]
         mask = next((m for m in (split_suffix(name)[0] + GEOJSON, name + GEOJSON) if m in names), None)
@@ -187,7 +189,7 @@ def _sorted(cases: Sequence[Case]) -> tuple[Case, ...]:
 def _discover_unlabelled(tree: Tree) -> Discovered:
     masks = tuple(f"{folder}/" for _, folder in _pairs(tree))  # beside images: never images themselves
     masks += ("labels/",) if tree.is_run else ()
-    paths = (tree.join(directory, name) for directory, name in tree.walk() if is_image_name(name))
+    paths = (tree.join(directory, name) for directory, name in tree.walk() if tree.is_image(directory, name))
     names = [path for path in paths if not path.startswith(masks)]
     return Discovered("unlabelled", tree.root, _sorted([_labelled(tree, name, None) for name in names]))
 
@@ -198,11 +200,14 @@ def discover(folder: Path, layout: str = "auto", stamp: bool = False) -> Discove
     With `stamp`, the answer also carries a digest of what stat says of every image and mask.
     Raises LayoutError where the folder is missing, holds no image, or is not of the layout named.
     """
-    tree = scan(folder.absolute(), stamp)
-    found = _find(tree, layout)
-    if found:
+    folder = folder.absolute()
+    if layout in ("auto", "unlabelled") and is_single(folder):
+        case = Case(split_suffix(folder.name)[0], folder, folder.name)
+        return Discovered("unlabelled", folder.parent, (case,), stamp=repr(folder_stat(folder)) if stamp else "")
+    tree = scan(folder, stamp)
+    if found := _find(tree, layout):
         return replace(found, orphans=_left_over(tree, found), stamp=tree.stamp)
-    wanted = "images (PNG, JPEG, BMP, TIFF, NIfTI)" if layout in ("auto", "unlabelled") else f"the layout {layout}"
+    wanted = f"images ({WANTED})" if layout in ("auto", "unlabelled") else f"the layout {layout}"
     hint = "check the path, or name another layout: " + ", ".join(LAYOUTS)
     raise LayoutError(str(folder), f"{sum(map(len, tree.files.values()))} files", wanted, hint)
 

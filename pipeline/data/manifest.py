@@ -204,7 +204,7 @@ def _refuse_twins(ids: Iterable[str], path: Path) -> None:
 def _refuse_missing(cases: Iterable[Case], path: Path) -> None:
     """Every image must be there, and its mask or folder of masks."""
     for case in cases:
-        missing = [file for file in (case.image, *case.masks[:1]) if not file.is_file()]
+        missing = [file for file in (case.image, *case.masks[:1]) if not file.exists()]
         if missing:
             hint = f"set {VARIABLE} to where the data lie, or ingest the folder again"
             raise ManifestError(f"{path}, case {case.id}", f"no file {missing[0]}", "every file it names", hint)

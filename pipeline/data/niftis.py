@@ -1,16 +1,23 @@
 """NIfTI-1 and -2, plain or gzipped: pixels in (Z, Y, X), which is the file's own (x, y, z) transposed."""
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from pipeline.data.sources import FileSource, check_size, kept_dtype
+from pipeline.data.blocks import Grid, Quad, whole
+from pipeline.data.choices import Choice, choose_roles, refuse_choice
+from pipeline.data.sources import DEFLATE, FileSource, check_claim, check_size, stated_geometry
 from pipeline.errors import ImageError
 from pipeline.types import Array, Geometry, Unit
 
 _HINT = "copy or export the file again"
+_STRIP = 4 << 20  # bytes of rows that a plain 2-D file is read in
 _UNITS: dict[str, tuple[Unit, float]] = {"mm": ("mm", 1.0), "micron": ("um", 1.0), "meter": ("mm", 1000.0)}
 
 
@@ -45,57 +52,106 @@ def _check_header(path: Path, image: Any) -> None:
         raise ImageError(str(path), f"scl_slope {raw}, scl_inter {inter}", "finite scaling", "repair the header")
 
 
-def nifti_geometry(image: Any, dimensions: int) -> Geometry:
+def nifti_geometry(path: Path, image: Any, dimensions: int) -> Geometry:
     """Spacing in ((Z,) Y, X) and the affine as it stands; no unit means millimetres, as every NIfTI reader takes it."""
     unit, factor = _UNITS.get(image.header.get_xyzt_units()[0], ("mm", 1.0))
     zooms = tuple(float(z) * factor for z in image.header.get_zooms()[:dimensions])
-    return Geometry(zooms[::-1], unit, np.array(image.affine, np.float64))
+    return stated_geometry(str(path), zooms[::-1], unit, np.array(image.affine, np.float64))
 
 
-def _layout(path: Path, shape: tuple[int, ...], pages: str) -> tuple[tuple[int, ...], int]:
-    """The spatial shape as stored (x, y(, z)) and the number of channels."""
-    spatial = shape[:3]
-    rest = [n for n in shape[3:] if n != 1]
-    if rest and (pages != "channels" or len(rest) > 1):
+def _axes(path: Path, shape: tuple[int, ...]) -> tuple[tuple[int, ...], dict[str, int]]:
+    """The spatial shape as stored (x, y(, z)), and the lengths of the axes beside x and y.
+
+    The 4th axis is time, as the standard has it; what lies beyond must be of length 1.
+    """
+    if len(shape) < 2 or any(n != 1 for n in shape[4:]):
         came = f"a NIfTI of shape {shape}"
-        hint = "split the series, or say that the 4th axis is channels (pages: channels)"
-        raise ImageError(str(path), came, "one 2-D or 3-D image", hint)
-    if len(spatial) < 2:
-        raise ImageError(str(path), f"a NIfTI of shape {shape}", "two or three dimensions", "export the image again")
+        raise ImageError(str(path), came, "2-D or 3-D, and time or channels as 4th axis", "export the image again")
+    spatial = shape[:3]
     if len(spatial) == 3 and spatial[2] == 1:
         spatial = spatial[:2]  # 2-D is 2-D: a single slice has no Z
-    return spatial, rest[0] if rest else 1
+    lengths = {"T": shape[3]} if len(shape) > 3 else {}
+    return spatial, lengths | ({"Z": spatial[2]} if len(spatial) == 3 else {})
 
 
-def open_nifti(path: Path, pages: Literal["refuse", "stack", "channels"], max_megapixels: float) -> FileSource:
-    """A NIfTI file as `(C, (Z,) Y, X)`; int16 and scaled data become float32, uint8 and uint16 stay."""
+def open_nifti(path: Path, choice: Choice) -> FileSource:
+    """A NIfTI file as `(C, (Z,) Y, X)`; int16 and scaled data become float32, uint8 and uint16 stay.
+
+    Plain files are read slice by slice (2-D ones by rows), gzipped ones whole.
+    """
     image = load_nifti(path)
-    spatial, channels = _layout(path, tuple(int(n) for n in image.shape), pages)
-    check_size(str(path), spatial, max_megapixels)
+    shape = tuple(int(n) for n in image.shape)
+    spatial, lengths = _axes(path, shape)
+    check_size(str(path), spatial, choice.max_megapixels)
+    refuse_choice(str(path), replace(choice, time=None))
+    roles = choose_roles(str(path), lengths, choice, volume=True)
     stored = image.get_data_dtype()
     if stored.names:
         raise ImageError(str(path), f"a colour NIfTI ({stored})", "one number a voxel", "save one channel a file")
+    _check_claim(path, image, prod(shape) * stored.itemsize)
     scaled = (image.dataobj.slope, image.dataobj.inter) != (1, 0)
-    dtype = np.dtype(np.float32) if scaled else kept_dtype(stored, str(path))
-    shape = (channels, *spatial[::-1])
-
-    def read() -> Array:
-        return read_voxels(path, image).reshape((*spatial, channels)).T
-
+    planes = [roles.fixed.get("T", 0)] if "T" not in roles.channels else list(range(lengths["T"]))
+    volume = len(spatial) == 3
     return FileSource(
         path=path,
-        shape=shape,
-        dtype=dtype,
-        axes="CZYX" if len(spatial) == 3 else "CYX",
-        geometry=nifti_geometry(image, len(spatial)),
-        decode=read,
+        axes="CZYX" if volume else "CYX",
+        grids=(_grid(path, image, spatial, planes, np.dtype(np.float32) if scaled else stored),),
+        geometries=(nifti_geometry(path, image, len(spatial)),),
         mode="grey",
+        max_megapixels=choice.max_megapixels,
     )
 
 
-def read_voxels(path: Path, image: Any) -> Array:
-    """The scaled voxels in the file's own order; raises ImageError where the file ends early."""
+def _check_claim(path: Path, image: Any, claimed: int) -> None:
+    size = path.stat().st_size
+    if not _is_plain(path):
+        check_claim(str(path), claimed, size, DEFLATE)
+    elif int(image.dataobj.offset) + claimed > size:
+        came = f"a NIfTI that ends early ({size:,} bytes, where its header claims {claimed:,} of voxels)"
+        raise ImageError(str(path), came, "a whole image", _HINT)
+
+
+def _is_plain(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) != b"\x1f\x8b"
+
+
+def _grid(path: Path, image: Any, spatial: tuple[int, ...], planes: list[int], dtype: np.dtype[Any]) -> Grid:
+    """Plain files by slices (strips of rows where 2-D), gzipped ones, which have no other way, whole."""
+    width, height, depth = (*spatial, 1)[:3]
+    rows = height if len(spatial) == 3 else min(height, max(1, _STRIP // max(1, width * dtype.itemsize)))
+    if not _is_plain(path):
+        shape = (len(planes), depth, height, width) if len(spatial) == 3 else (len(planes), height, width)
+        return whole(lambda: _read(path, image, planes, slice(None), slice(None)), shape, dtype, str(path))
+
+    def load(index: Quad) -> Array:
+        first = index[2] * rows
+        across = slice(index[1], index[1] + 1)
+        return _read(path, image, [planes[index[0]]], across, slice(first, min(height, first + rows)))
+
+    return Grid((len(planes), depth, height, width), (1, 1, rows, width), dtype, load)
+
+
+def _read(path: Path, image: Any, planes: list[int], depth: slice, rows: slice) -> Array:
+    """Voxels `(C, Z, Y, X)` of some slices and rows; `planes` are places along the 4th axis."""
+    tail = (0,) * (image.ndim - 4)
+    columns = slice(None)
+    whole_file = len(planes) > 1 or (image.ndim > 3 and image.shape[3] == 1)
+    with _reading(path):
+        if image.ndim == 2:
+            voxels = np.asanyarray(image.dataobj[columns, rows])[..., None, None]
+        elif image.ndim == 3:
+            voxels = np.asanyarray(image.dataobj[columns, rows, depth])[..., None]
+        else:
+            at = slice(None) if whole_file else slice(planes[0], planes[0] + 1)
+            voxels = np.asanyarray(image.dataobj[(columns, rows, depth, at, *tail)])
+    pixels: Array = voxels.T
+    return pixels
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        return np.asanyarray(image.dataobj)
+        yield
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ImageError(str(path), f"damaged voxels ({error})", "a whole image", _HINT) from error

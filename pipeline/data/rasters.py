@@ -7,16 +7,19 @@ ends early, which PIL fills with black and returns; a JPEG must hold its end-of-
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
 
-from pipeline.data.sources import FileSource, check_size, kept_dtype
+from pipeline.data.blocks import whole
+from pipeline.data.sources import ANY_CODEC, DEFLATE, FileSource, check_claim, check_size
 from pipeline.errors import ImageError
 from pipeline.types import Array, Geometry
 
 _HINT = "copy or export the file again"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 1, 6: 3}  # colour type -> channels once alpha is dropped and the palette expanded
+_PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PNG_MODES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey+alpha", 6: "RGBA"}
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # JPEG markers without a length
@@ -60,16 +63,19 @@ def open_png(path: Path, max_megapixels: float) -> FileSource:
         raise ImageError(str(path), f"PNG colour type {colour}", "grey, RGB or palette", _HINT)
     check_size(str(path), (height, width), max_megapixels)
     channels = _PNG_CHANNELS[colour]
-    return FileSource(
-        path=path,
-        shape=(channels, height, width),
-        dtype=np.dtype(np.uint16 if depth == 16 else np.uint8),
-        axes="CYX",
-        geometry=Geometry.pixels(),
-        decode=_decoder(path, decode_png, channels),
-        alpha=colour in (4, 6),
-        mode=_PNG_MODES[colour],
-    )
+    check_claim(str(path), height * -(-width * depth * _PNG_SAMPLES[colour] // 8), path.stat().st_size, DEFLATE)
+    dtype = np.dtype(np.uint16 if depth == 16 else np.uint8)
+    source = _source(path, (channels, height, width), dtype, _decoder(path, decode_png, channels), max_megapixels)
+    source.alpha, source.mode = colour in (4, 6), _PNG_MODES[colour]
+    return source
+
+
+def _source(
+    path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], load: Callable[[], Array], max_megapixels: float
+) -> FileSource:
+    """An image `(C, Y, X)` that can only be decoded whole, and says nothing of its pixels' size."""
+    grid = whole(load, shape, dtype, str(path))
+    return FileSource(path, "CYX", (grid,), (Geometry.pixels(),), max_megapixels=max_megapixels)
 
 
 def decode_png(data: bytes) -> Array:
@@ -116,15 +122,11 @@ def open_jpeg(path: Path, max_megapixels: float) -> FileSource:
         came = f"a JPEG of {components} components, {bits} bit"
         raise ImageError(str(path), came, "grey or RGB, 8 bit", "convert it to RGB")
     check_size(str(path), (height, width), max_megapixels)
-    return FileSource(
-        path=path,
-        shape=(components, height, width),
-        dtype=np.dtype(np.uint8),
-        axes="CYX",
-        geometry=Geometry.pixels(),
-        decode=_decoder(path, _decode_jpeg, components),
-        mode="grey" if components == 1 else "RGB",
-    )
+    check_claim(str(path), height * width * components, path.stat().st_size, ANY_CODEC)
+    load = _decoder(path, _decode_jpeg, components)
+    source = _source(path, (components, height, width), np.dtype(np.uint8), load, max_megapixels)
+    source.mode = "grey" if components == 1 else "RGB"
+    return source
 
 
 def open_bmp(path: Path, max_megapixels: float) -> FileSource:
@@ -138,6 +140,7 @@ def open_bmp(path: Path, max_megapixels: float) -> FileSource:
     except (OSError, ValueError, SyntaxError, Pil.DecompressionBombError) as error:
         raise ImageError(str(path), f"a damaged BMP ({error})", "a whole image", _HINT) from error
     check_size(str(path), (height, width), max_megapixels)
+    check_claim(str(path), height * width, path.stat().st_size)
     channels = 1 if mode in ("1", "L") else 3
 
     def read() -> Array:
@@ -148,13 +151,6 @@ def open_bmp(path: Path, max_megapixels: float) -> FileSource:
             raise ImageError(str(path), f"damaged pixels ({error})", "a whole image", _HINT) from error
         return channels_first(pixels, channels)
 
-    return FileSource(
-        path=path,
-        shape=(channels, height, width),
-        dtype=kept_dtype(np.dtype(np.uint8), str(path)),
-        axes="CYX",
-        geometry=Geometry.pixels(),
-        decode=read,
-        alpha=mode == "RGBA",
-        mode={"1": "grey", "L": "grey", "P": "palette"}.get(mode, mode),
-    )
+    source = _source(path, (channels, height, width), np.dtype(bool if mode == "1" else np.uint8), read, max_megapixels)
+    source.alpha, source.mode = mode == "RGBA", {"1": "grey", "L": "grey", "P": "palette"}.get(mode, mode)
+    return source

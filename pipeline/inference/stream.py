@@ -108,7 +108,7 @@ class Stream:
         grid = ModelGrid(self.source, channels, self.channel, self.preparation)
         store = PlaneStore(self.scratch, self.engine.outputs, grid.shape, self.identity, self.sizes.band)
         written = _Written()
-        decoder = Decoder(store, self.source, self.model, self.preparation, self.sizes)
+        decoder = Decoder(store, self.source.again(), self.model, self.preparation, self.sizes)
         blocks = list(plan_blocks(decoder.shape, self.sizes.side))
         stitcher = Stitcher({(b.row, b.column): decoder.core(b) for b in blocks})
         with ThreadPoolExecutor(1, thread_name_prefix="predict") as predicting:

@@ -24,6 +24,7 @@ from pipeline.scoring.summary import NAMES, CaseScore, summarise
 from pipeline.types import Case, Event, Image, Labels, Watch, unwatched
 
 if TYPE_CHECKING:
+    from pipeline.data.sources import FileSource
     from pipeline.inference.segment import Segmenter
 
 __all__ = ["evaluate_model", "score_folder", "score_table"]
@@ -110,12 +111,16 @@ def _load(config: EvaluateConfig) -> "Segmenter":
     return Segmenter(load_model(find_any_model(config.model)), config.device, config.engine, config.threads)
 
 
+def _open(case: Case, options: ImageOptions) -> "FileSource":
+    return open_image(case.image, pages=options.pages, series=options.series, time=options.time)
+
+
 def evaluate_case(case: Case, segmenter: "Segmenter", options: ImageOptions, out: Path, scored: Scored) -> None:
     """One image: labels written, counts kept; what is wrong with it becomes its row."""
     path = out / "labels" / f"{case.id}{label_suffix(case.relative)}"
     try:
         truth: Truth = read_truth(case)
-        answer = segmenter.segment(open_image(case.image), options)
+        answer = segmenter.segment(_open(case, options), options)
         counts = match(truth.labels, answer.labels)
     except MasklineError as error:
         path.unlink(missing_ok=True)

@@ -13,11 +13,12 @@ from typing import Any
 from pipeline import shipped
 from pipeline.config import ImageOptions, SegmentConfig
 from pipeline.data.files import sha256_file
+from pipeline.data.images import WANTED
 from pipeline.errors import EmptyError, ImageError, InputError, UsageError
 from pipeline.results.ledger import Entry, Ledger, why_redo
 from pipeline.results.lock import PRODUCTS, STATE
 from pipeline.results.names import label_stems
-from pipeline.runs.segment_case import label_paths
+from pipeline.runs.segment_case import label_paths, open_asked
 from pipeline.runs.segment_chunk import LEDGER, SHARDS
 from pipeline.types import Case, Chunk, Skipped
 
@@ -88,7 +89,7 @@ def locate_model(name: str) -> tuple[Path, str]:
 
 def digest_settings(config: SegmentConfig) -> str:
     """Digest of the settings that decide what comes out for an image."""
-    kept = config.model_dump(include={*ImageOptions.model_fields, "pages", "whole_megapixels"})
+    kept = config.model_dump(include={*ImageOptions.model_fields, "level", "whole_megapixels"})
     return hashlib.sha256(json.dumps(kept | {"version": RESULTS_VERSION}, sort_keys=True).encode()).hexdigest()
 
 
@@ -134,7 +135,7 @@ def _find_cases(config: SegmentConfig) -> tuple[list[Case], list[Case]]:
         raise EmptyError(
             f"folder {config.folder}",
             "no image that is asked for",
-            "PNG, JPEG, BMP, TIFF or NIfTI files",
+            f"images ({WANTED})",
             "check the folder, --include and --exclude",
         )
     if not chosen:
@@ -146,13 +147,11 @@ def _find_cases(config: SegmentConfig) -> tuple[list[Case], list[Case]]:
 
 def _megapixels(case: Case, config: SegmentConfig, exact: bool) -> float:
     """From the header; for small files, unless `exact`, from the size at a byte a pixel. 0 for what does not open."""
-    from pipeline.data.images import open_image
-
     try:
         size = case.image.stat().st_size
-        if size < LARGE_FILE and not exact:
+        if size < LARGE_FILE and not exact and case.image.is_file():
             return size / 1e6
-        shape = open_image(case.image, pages=config.pages, max_megapixels=config.max_megapixels).shape
+        shape = open_asked(case.image, config).shape
     except (ImageError, OSError):
         return 0.0
     pixels = 1

@@ -24,6 +24,7 @@ from pipeline.types import Case, Image, ImageSource, Labels, Watch, unwatched
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pipeline.data.sources import FileSource
     from pipeline.runs.segment_large import Streaming
     from pipeline.scoring.confidence import Confidence
 
@@ -132,11 +133,11 @@ def _check_unchanged(case: Case, before: Stamp) -> None:
 
 
 def _open(case: Case, job: ChunkJob, stages: Stages) -> ImageSource:
-    from pipeline.data.images import open_image
-
-    config = job.config
     with stages.stage("open"):
-        return open_image(case.image, pages=config.pages, max_megapixels=config.max_megapixels)
+        opened = open_asked(case.image, job.config)
+    for note in opened.notes:
+        log.warning("%s: %s", case.relative, note)
+    return opened
 
 
 def is_large(source: ImageSource, config: SegmentConfig) -> bool:
@@ -173,6 +174,20 @@ def _stream(case: Case, job: ChunkJob, opened: ImageSource, source: Product, sta
     row = {name: _plain(value) for name, value in describe_large(large, opened).items()}
     entry = Entry(case.relative, case.id, "done", source, job.model_digest, job.settings, outputs, row, stages.rounded)
     return Worked(entry, large.table)
+
+
+def open_asked(path: Path, config: SegmentConfig) -> "FileSource":
+    """The image that a run is asked to segment in a file. Raises ImageError."""
+    from pipeline.data.images import open_image
+
+    return open_image(
+        path,
+        pages=config.pages,
+        series=config.series,
+        level=config.level,
+        time=config.time,
+        max_megapixels=config.max_megapixels,
+    )
 
 
 def _try(source: ImageSource) -> None:

@@ -43,8 +43,12 @@ class Watched:
     def __init__(self, source: ImageSource, stages: Stages) -> None:
         self.path, self.shape, self.dtype, self.axes = source.path, source.shape, source.dtype, source.axes
         self.channels, self.geometry = source.channels, source.geometry
+        self.levels, self.block = source.levels, source.block
         self._source, self._stages = source, stages
 
-    def read(self, window: Window | None = None) -> Image:
+    def read(self, window: Window | None = None, level: int = 0) -> Image:
         with self._stages.stage("read"):
-            return self._source.read(window)
+            return self._source.read(window, level)
+
+    def again(self) -> "Watched":
+        return Watched(self._source.again(), self._stages)

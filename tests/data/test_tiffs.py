@@ -91,7 +91,7 @@ def test_declared_channels_need_no_word(tmp_path):
     tifffile.imwrite(tmp_path / "c.tif", both[None], imagej=True, metadata={"axes": "TZCYX"})
     tifffile.imwrite(tmp_path / "d.tif", np.stack([both, both]), imagej=True, metadata={"axes": "TZCYX"})
     assert open_image(tmp_path / "c.tif", pages="stack").shape == (2, 3, 20, 23)
-    with pytest.raises(ImageError, match="at most one axis beside channels"):
+    with pytest.raises(ImageError, match=r"2 time points.*--time 0 to 1"):
         open_image(tmp_path / "d.tif", pages="stack")
 
 
@@ -132,13 +132,13 @@ def test_images_of_different_sizes_are_refused(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
         writer.write(GREY, metadata=None)
         writer.write(GREY[:9], metadata=None)
-    with pytest.raises(ImageError, match="2 images of different sizes"):
+    with pytest.raises(ImageError, match=r"2 images: 0 .*20 x 23.*--series"):
         open_image(tmp_path / "a.tif")
 
 
 def test_an_absurd_size_is_refused_from_the_header(tmp_path):
     """A width and height of 60,000 are answered before tifffile would allocate them."""
-    tifffile.imwrite(tmp_path / "a.tif", GREY, metadata=None)
+    tifffile.imwrite(tmp_path / "a.tif", GREY, metadata=None, compression="zlib")
     data = bytearray((tmp_path / "a.tif").read_bytes())
     with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
         offsets = [tiff.pages[0].tags[tag].valueoffset for tag in ("ImageWidth", "ImageLength")]

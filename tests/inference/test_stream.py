@@ -41,6 +41,9 @@ class Memory:
     def shape(self):
         return self.pixels.shape
 
+    def again(self):
+        return self
+
     def read(self, window: Window | None = None, level: int = 0) -> Image:
         return Image(self.pixels if window is None else self.pixels[:, *window.slices], self.geometry)
 

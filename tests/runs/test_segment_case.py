@@ -55,9 +55,9 @@ def test_reading_is_watched_whoever_reads():
 
     class Source:
         path, shape, dtype, axes, channels = Path("a"), (1, 2, 2), np.dtype("uint8"), "CYX", ("grey",)
-        geometry = Geometry.pixels()
+        geometry, levels, block = Geometry.pixels(), ((2, 2),), (2, 2)
 
-        def read(self, window=None):
+        def read(self, window=None, level=0):
             if window is not None:
                 raise ImageError("a", "damage", "pixels", "copy it again")
             return Image(np.zeros((1, 2, 2), np.uint8), self.geometry)
