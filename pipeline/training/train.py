@@ -64,7 +64,8 @@ def initial_network(config: TrainConfig) -> nn.Module:
     torch.manual_seed(config.seed)
     network = unet.build(config.network.kind, **config.network.model_dump(exclude={"kind"}))
     if config.initial == "imagenet":
-        network.load_published(imagenet_weights())  # type: ignore[operator]
+        weights = imagenet_weights()
+        network.encoder.load_state_dict({name: weights[name] for name in network.encoder.state_dict()})  # type: ignore
     return unet.channels_last(network)
 
 
