@@ -11,12 +11,13 @@
 comes before. 6,504,227 parameters with three classes, as Keras counts: moving statistics included.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from unet.imagenet import ImageNetInput
+from unet.published import Published
 
 # expansion, output channels, repeats, stride: the paper's table 2
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -76,7 +77,15 @@ class MobileNetUNet(nn.Module):
     """
 
     stride = 32
-    published: Mapping[str, str] = {"features.": "features."}  # names here and in torchvision's file
+    published = Published(
+        file="mobilenet_v2-b0353104.pth",
+        digest="b0353104",
+        own="features.",
+        theirs="features.",
+        url="https://download.pytorch.org/models/mobilenet_v2-b0353104.pth",
+        folder="mobilenet_v2",
+        hint="get it from pytorch.org, or train with --set pretrained=none",
+    )
 
     def __init__(self, in_channels: int, out_channels: int, filters: Sequence[int] = (512, 256, 128, 64)) -> None:
         super().__init__()

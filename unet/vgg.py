@@ -10,13 +10,14 @@ The last pooling of VGG19 is left out. 2x2 transposed convolutions, dropout afte
 31,164,865 parameters with one class, of which the encoder has 20,024,384 and `features.34` alone 2,359,808.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from unet.imagenet import ImageNetInput
+from unet.published import Published
 
 _LAYERS = (64, 64, "M", 128, 128, "M", *(256,) * 4, "M", *(512,) * 4, "M", *(512,) * 4, "M")
 _CUTS = (0, 4, 9, 18, 27, 36)  # torchvision's features are 37 layers; [27:-1] ends before the last pooling
@@ -51,7 +52,15 @@ class VGG19UNet(nn.Module):
     """
 
     stride = 16
-    published: Mapping[str, str] = {"features.": "features."}  # names here and in torchvision's file
+    published = Published(
+        file="vgg19-dcbb9e9d.pth",
+        digest="dcbb9e9d",
+        own="features.",
+        theirs="features.",
+        url="https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
+        folder="vgg19",
+        hint="get it from pytorch.org, or train with --set pretrained=none",
+    )
 
     def __init__(
         self,

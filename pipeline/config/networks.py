@@ -16,13 +16,19 @@ Pooling = tuple[tuple[PositiveInt, ...], ...]  # a factor an axis, ((Z,) Y, X), 
 Norm = Literal["batch", "instance"]
 
 
-class _Planar(Strict):
+class _Network(Strict):
+    """`published`: whether there are weights of its encoder that everybody knows (`pretrained: imagenet`)."""
+
+    published: ClassVar[bool] = False
+
+
+class _Planar(_Network):
     """What networks are that know images, not volumes."""
 
     dimensions: ClassVar[Literal[2]] = 2
 
 
-class _Pooled(Strict):
+class _Pooled(_Network):
     """What networks have that may shrink each axis by a factor of its own."""
 
     filters: Filters
@@ -60,6 +66,7 @@ class NucleiUNet(_Pooled):
 class EfficientUNet(_Planar):
     """A U-Net on EfficientNet-Lite0 cut at stride 16, with the names of its published weights."""
 
+    published: ClassVar[bool] = True
     kind: Literal["efficient_unet"] = "efficient_unet"
     in_channels: Literal[3] = 3
     out_channels: PositiveInt = 3
@@ -110,6 +117,7 @@ class TwoLevelUNet(_Planar):
 class VGG19UNet(_Planar):
     """A U-Net on VGG19 with torchvision's names: 31,164,865 parameters; `filters` are the decoder's, deepest first."""
 
+    published: ClassVar[bool] = True
     kind: Literal["vgg19_unet"] = "vgg19_unet"
     in_channels: Literal[3] = 3
     out_channels: PositiveInt = 1
@@ -120,13 +128,14 @@ class VGG19UNet(_Planar):
 class MobileNetUNet(_Planar):
     """MobileNetV2 with the pix2pix decoder: 6,504,227 parameters as Keras counts; `filters` are the decoder's."""
 
+    published: ClassVar[bool] = True
     kind: Literal["mobilenet_unet"] = "mobilenet_unet"
     in_channels: Literal[3] = 3
     out_channels: PositiveInt = 3
     filters: FourFilters = (512, 256, 128, 64)
 
 
-class DenseUNet(Strict):
+class DenseUNet(_Network):
     """Densely connected blocks of `layers` a level, each of `growth` channels."""
 
     kind: Literal["dense_unet"] = "dense_unet"
@@ -147,7 +156,7 @@ class MonaiBasicUNet(_Planar):
     filters: SixFilters = (32, 32, 64, 128, 256, 32)
 
 
-class VNet(Strict):
+class VNet(_Network):
     """Residual levels of 5x5 convolutions, strided convolutions going down; MONAI's, whose channels must divide 16."""
 
     kind: Literal["v_net"] = "v_net"
@@ -157,7 +166,7 @@ class VNet(Strict):
     dimensions: Literal[2, 3] = 2
 
 
-class UNetPlusPlus(Strict):
+class UNetPlusPlus(_Network):
     """Nested dense skips, with a head a column under deep supervision; MONAI's."""
 
     kind: Literal["unet_plus_plus"] = "unet_plus_plus"
@@ -205,7 +214,7 @@ class DynamicUNet(_Pooled):
     deep_supervision: bool = False
 
 
-class SegResNet(Strict):
+class SegResNet(_Network):
     """Residual blocks with GroupNorm; MONAI's. `filters` are the first level's and double going down."""
 
     kind: Literal["seg_res_net"] = "seg_res_net"
@@ -218,7 +227,7 @@ class SegResNet(Strict):
     dimensions: Literal[2, 3] = 2
 
 
-class SwinUNETR(Strict):
+class SwinUNETR(_Network):
     """Attention in shifted windows going down, convolutions going up; MONAI's."""
 
     kind: Literal["swin_unetr"] = "swin_unetr"
