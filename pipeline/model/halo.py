@@ -4,6 +4,8 @@ A NaN in row y poisons just the output rows that depend on y. (Zero-gradient pro
 for tiles whose cores start and stop on multiples of the stride is the farthest a core's answer reaches outside it.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
@@ -12,29 +14,54 @@ from pipeline.errors import ModelError
 
 
 def probe_halo(network: nn.Module, channels: int, stride: int, *, limit: int = 512) -> int | None:
-    """Halo in pixels, a multiple of `stride`; None where the network sees the whole field (blend its windows then).
+    """Halo of a network of images that treats both axes alike: in pixels, a multiple of `stride`.
 
-    The probe runs one image of `2 * limit + stride` rows for each of the `stride` phases.
+    None where the network sees the whole field (blend its windows then), or farther than `limit`.
     """
-    rows = 2 * limit + stride
+    halos = probe_halos(network, channels, (stride, stride), axes=(0,), limit=limit)
+    return halos[0] if halos else None
+
+
+def probe_halos(
+    network: nn.Module, channels: int, strides: Sequence[int], *, axes: Sequence[int] | None = None, limit: int = 512
+) -> tuple[int, ...] | None:
+    """Halo along each of `axes` (default: all) of a network with one stride an axis, `((Z,) Y, X)`; None as above.
+
+    The probe runs one image of `2 * limit + stride` rows for each phase of the stride, and is content with a quarter
+    of `limit` where the network sees no farther.
+    """
     was_training = network.training
     network.eval()
-    halo = 0
+    halos: list[int] = []
     try:
-        for phase in range(stride):
-            row = limit // stride * stride + phase
-            image = torch.zeros(1, channels, rows, 2 * stride)
-            image[:, :, row] = torch.nan
-            with torch.inference_mode():
-                poisoned = torch.isnan(network(image)).any(dim=3).any(dim=1)[0].numpy()
-            first, last = np.flatnonzero(poisoned)[[0, -1]]
-            if first == 0 or last == rows - 1:
+        for axis in range(len(strides)) if axes is None else axes:
+            halo = _along(network, channels, strides, axis, limit // 4)
+            halo = _along(network, channels, strides, axis, limit) if halo is None else halo
+            if halo is None:
                 return None
-            before = last // stride * stride - row  # a core that starts at `start` needs rows from start - halo
-            after = row - (-(-(first + 1) // stride) * stride) + 1
-            halo = max(halo, int(before), int(after))
+            halos.append(halo)
     finally:
         network.train(was_training)
+    return tuple(halos)
+
+
+@torch.inference_mode()
+def _along(network: nn.Module, channels: int, strides: Sequence[int], axis: int, limit: int) -> int | None:
+    stride = strides[axis]
+    sides = [2 * each for each in strides]
+    sides[axis] = rows = 2 * (limit // stride * stride) + stride
+    halo = 0
+    for phase in range(stride):
+        row = limit // stride * stride + phase
+        image = torch.zeros(1, channels, *sides)
+        image.select(2 + axis, row).fill_(torch.nan)
+        poisoned = torch.isnan(network(image)).movedim(2 + axis, 0).flatten(1).any(dim=1).numpy()
+        first, last = np.flatnonzero(poisoned)[[0, -1]]
+        if first == 0 or last == rows - 1:
+            return None
+        before = last // stride * stride - row  # a core that starts at `start` needs rows from start - halo
+        after = row - (-(-(first + 1) // stride) * stride) + 1
+        halo = max(halo, int(before), int(after))
     return -(-halo // stride) * stride
 
 

@@ -36,6 +36,7 @@ def _provenance(
         "config": config.model_dump(mode="json"),
         "manifest_digest": manifest.digest,
         "origin": training.origin,
+        "pretrained": training.pretrained,
         "val_map": round(tuned if np.isfinite(tuned) else untuned, 6),
         "epochs": training.progress.epoch,
         "best_epoch": training.progress.best_epoch + 1,

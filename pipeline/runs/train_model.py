@@ -19,7 +19,7 @@ from pipeline.results.run import Run
 from pipeline.runs.find_model import find_any_model
 from pipeline.runs.keep_model import final_numbers, keep_model, publish_training, sample_pictures, write_record
 from pipeline.training.dataset import load_examples
-from pipeline.training.train import EpochResult, Training, resume_training, run_training, start_training
+from pipeline.training.train import EpochResult, Training, epochs_done, resume_training, run_training, start_training
 from pipeline.training.validate import answers
 from pipeline.types import Case, Watch, unwatched
 
@@ -71,14 +71,13 @@ def _identity(config: TrainConfig, manifest: Manifest, start: TrainedModel | Non
 
 
 def _how_it_ended(training: Training, interrupted: bool) -> str:
-    config, progress = training.config, training.progress
     if interrupted:
         return "stopped by the user"
-    if progress.epoch >= config.epochs:
+    if epochs_done(training):
         return "all epochs done"
     if training.budget is not None and training.elapsed >= 0.9 * training.budget:
         return "time budget used up"
-    return f"no better for {config.stopping.patience} epochs"
+    return f"no better for {training.config.plan[training.progress.phase].patience} epochs"
 
 
 def _epochs(results: Iterator[EpochResult], run: Run | None) -> bool:
@@ -116,6 +115,7 @@ def _begin(
     budget: float | None,
     device: str,
     folder: Path,
+    watch: Watch,
 ) -> tuple[Training, str]:
     model = load_model(find_any_model(start)) if start else None
     if model is not None and model.record.network != config.network:
@@ -123,7 +123,7 @@ def _begin(
             f"--from {start}", "another network", "the config's", "train it with the config it was made with"
         )
     weights = dict(model.network.state_dict()) if model else None
-    training = start_training(config, choose_device(device), weights=weights, budget=budget)
+    training = start_training(config, choose_device(device), weights=weights, budget=budget, watch=watch)
     training.origin = model.digest if model else ""
     identity = _identity(config, manifest, model)
     if resume:
@@ -163,7 +163,7 @@ def train_model(
     manifest = load_data(data)
     learn, check = split_for_training(manifest, config)
     out.mkdir(parents=True, exist_ok=True)
-    training, identity = _begin(config, manifest, start, resume, time_budget, device, out / "checkpoint")
+    training, identity = _begin(config, manifest, start, resume, time_budget, device, out / "checkpoint", watch)
     stride = int(training.network.stride)  # type: ignore[arg-type]
     with _tracked(config, data, manifest, track, resume) as (tracking, run):
         examples = load_examples(learn, config, stride, watch)

@@ -17,8 +17,8 @@ import numpy as np
 from monai.transforms.compose import Compose
 from monai.transforms.transform import MapTransform, Randomizable
 
-from pipeline.config import NoAugmentation, NucleiAugmentation, Target
-from pipeline.model.targets import encode
+from pipeline.config import LossConfig, NoAugmentation, NucleiAugmentation, Target
+from pipeline.training.encode import EncodeTargetd
 from pipeline.types import Array, Pixels
 
 Sample = dict[Hashable, Any]
@@ -254,21 +254,12 @@ class ChannelsFirst(MapTransform):
         return sample
 
 
-class EncodeTargetd(MapTransform):
-    """Instances to target channels, after all geometry is done, so that borders keep their width in pixels."""
-
-    def __init__(self, target: Target) -> None:
-        super().__init__(("label",))
-        self.target = target
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
-        sample = dict(data)
-        sample["target"] = encode(sample.pop("label").astype(np.uint32), self.target)
-        return sample
-
-
 def build_augmentation(
-    config: NucleiAugmentation | NoAugmentation, size: int, channels: int, target: Target
+    config: NucleiAugmentation | NoAugmentation,
+    size: int,
+    channels: int,
+    target: Target,
+    loss: LossConfig | None = None,
 ) -> Compose:
     """Crop of `size`, augment as configured, encode the target."""
     if isinstance(config, NoAugmentation):
@@ -283,7 +274,7 @@ def build_augmentation(
             RandBlurd(config.blur),
             RandNoised(config.noise),
         ]
-    return Compose([*changes, ChannelsFirst(channels), EncodeTargetd(target)])
+    return Compose([*changes, ChannelsFirst(channels), EncodeTargetd(target, loss)])
 
 
 def seed_sample(transform: Compose, seed: int) -> None:

@@ -27,11 +27,18 @@ class Progress:
     elapsed: float = 0.0
     best: float = float("-inf")
     best_epoch: int = -1
+    phase: int = 0  # of the config's plan, with the epoch and step it began at
+    phase_epoch: int = 0
+    phase_step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
 
 
 def _flatten(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}.{name}": tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def _tensors(moments: dict[str, Any]) -> dict[str, Tensor]:
+    return {key: torch.as_tensor(value) for key, value in moments.items() if value is not None}
 
 
 def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -50,7 +57,7 @@ def save_checkpoint(
     for name, state in networks.items():
         tensors |= _flatten(name, state)
     for index, values in optimiser.state_dict()["state"].items():
-        tensors |= _flatten(f"optimiser.{index}", {key: torch.as_tensor(value) for key, value in values.items()})
+        tensors |= _flatten(f"optimiser.{index}", _tensors(values))
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / f"epoch-{progress.epoch:05d}.safetensors"
     sha256 = atomic_write(weights, save(tensors))

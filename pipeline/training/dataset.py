@@ -9,12 +9,13 @@ import torch
 from skimage.transform import resize
 from torch.utils.data import Dataset
 
-from pipeline.config import CropSampling, FixedSize, MaskTarget, TrainConfig
+from pipeline.config import BorderWeighted, CropSampling, FixedSize, MaskTarget, TrainConfig
 from pipeline.data.ingest import load_case
 from pipeline.errors import TrainingError
 from pipeline.model.prepare import Preparation, fit, take_channels
 from pipeline.model.targets import encode
 from pipeline.training.augment import build_augmentation, seed_sample
+from pipeline.training.border_weights import border_weights
 from pipeline.types import Array, Case, Event, Labels, Pixels, Watch, unwatched
 
 
@@ -66,6 +67,17 @@ def grid_target(example: Example, config: TrainConfig) -> Pixels:
     return np.pad(planes, ((0, 0), (0, height), (0, width)), mode="symmetric")
 
 
+def grid_weight(example: Example, config: TrainConfig) -> Pixels | None:
+    """The weights of the pixels on the network's grid, `(1, y, x)` float32; None where the loss takes none."""
+    if not isinstance(config.loss, BorderWeighted):
+        return None
+    labels = example.labels
+    if isinstance(config.prepare.size, FixedSize):
+        labels = resize(labels, example.preparation.shape, order=0, preserve_range=True, anti_aliasing=False)
+    height, width = (-n % example.preparation.stride for n in labels.shape)
+    return np.pad(border_weights(labels, config.loss), ((0, height), (0, width)), mode="symmetric")[None]
+
+
 def draw_weights(examples: Sequence[Example], balance: float) -> np.ndarray:
     """Probability of each example: classes of (modality, size) count by their number to the power 1 - `balance`.
 
@@ -101,7 +113,9 @@ class CropDataset(Dataset[dict[str, Any]]):
         self.images = [_channels_last(example.pixels) for example in examples]
         self.labels = [_warpable(example.labels) for example in examples]
         self.weights = draw_weights(examples, sampling.balance)
-        self.transform = build_augmentation(config.augmentation, sampling.size, config.prepare.channels, config.target)
+        self.transform = build_augmentation(
+            config.augmentation, sampling.size, config.prepare.channels, config.target, config.loss
+        )
         self.start_epoch(0)
 
     def start_epoch(self, epoch: int) -> None:
@@ -120,7 +134,7 @@ class CropDataset(Dataset[dict[str, Any]]):
         sample = self.transform(
             {"image": self.images[chosen], "label": self.labels[chosen], "preparation": preparation}
         )
-        return {key: torch.from_numpy(sample[key]) for key in ("image", "target")}
+        return {key: torch.from_numpy(sample[key]) for key in ("image", "target", "weight") if key in sample}
 
 
 class WholeDataset(Dataset[dict[str, Any]]):
@@ -132,7 +146,9 @@ class WholeDataset(Dataset[dict[str, Any]]):
                 "sampling", "whole images", "a fixed size to bring them to", "set prepare.size.kind: fixed"
             )
         self.seed = config.seed
-        self.samples = [(e.preparation.apply(e.pixels), grid_target(e, config)) for e in examples]
+        self.samples = [
+            (e.preparation.apply(e.pixels), grid_target(e, config), grid_weight(e, config)) for e in examples
+        ]
         self.start_epoch(0)
 
     def start_epoch(self, epoch: int) -> None:
@@ -143,8 +159,9 @@ class WholeDataset(Dataset[dict[str, Any]]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        image, target = self.samples[self.order[index]]
-        return {"image": torch.from_numpy(image), "target": torch.from_numpy(target)}
+        image, target, weight = self.samples[self.order[index]]
+        sample = {"image": torch.from_numpy(image), "target": torch.from_numpy(target)}
+        return sample if weight is None else {**sample, "weight": torch.from_numpy(weight)}
 
 
 def build_dataset(examples: Sequence[Example], config: TrainConfig) -> CropDataset | WholeDataset:

@@ -6,27 +6,30 @@ the CPU with the same number of threads, and on a GPU with `deterministic`. Unde
 follows the clock and is not repeatable.
 """
 
-import math
+import copy
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import unet
-from pipeline.config import AdamW, Cosine, MaskTarget, ThreeClassTarget, TrainConfig
+from pipeline.config import MaskTarget, TrainConfig, exclusive
 from pipeline.errors import TrainingError
 from pipeline.model.targets import Thresholds
 from pipeline.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pipeline.training.dataset import CropDataset, Example, WholeDataset, build_dataset
-from pipeline.training.published import imagenet_weights
+from pipeline.training.freeze import check_gradients, freeze_for_phase, rest_frozen_statistics
+from pipeline.training.optimise import Stand, build_optimiser, learning_rate
+from pipeline.training.pretrained import start_from
 from pipeline.training.validate import validate
 from pipeline.types import Event, Watch, unwatched
-from unet.losses import DiceBCELoss
+from unet.losses import Loss, build_loss
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,13 @@ class Training:
     network: nn.Module
     average: nn.Module
     optimiser: torch.optim.Optimizer
-    loss: DiceBCELoss
+    loss: Loss
     device: str
     progress: Progress
     best: dict[str, Tensor]
     budget: float | None = None
     origin: str = ""  # digest of the model whose weights it began with
+    pretrained: dict[str, Any] = field(default_factory=dict)  # which published weights it began with
     started: float = 0.0
 
     @property
@@ -60,43 +64,46 @@ class Training:
 
 
 def initial_network(config: TrainConfig) -> nn.Module:
-    """The network of the config, initialised from its seed (or published weights), in channels_last."""
+    """The network of the config, drawn from its seed, in channels_last."""
     torch.manual_seed(config.seed)
-    network = unet.build(config.network.kind, **config.network.model_dump(exclude={"kind"}))
-    if config.initial == "imagenet":
-        network.load_published(imagenet_weights())  # type: ignore[operator]
-    return unet.channels_last(network)
+    return unet.channels_last(unet.build(config.network.kind, **config.network.model_dump(exclude={"kind"})))
 
 
 def start_training(
-    config: TrainConfig, device: str, *, weights: dict[str, Tensor] | None = None, budget: float | None = None
+    config: TrainConfig,
+    device: str,
+    *,
+    weights: dict[str, Tensor] | None = None,
+    budget: float | None = None,
+    watch: Watch = unwatched,
 ) -> Training:
-    """A training at its beginning, from scratch or from `weights` (a network's state); `budget` in seconds."""
+    """A training at its beginning: from scratch, pretrained or from `weights` (a state); `budget` in seconds.
+
+    Raises TrainingError where pretrained weights cannot be had, or a pattern to freeze by matches nothing.
+    """
     if config.deterministic and device.startswith("cuda"):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
         torch.use_deterministic_algorithms(True)
-    network, average = initial_network(config).to(device), initial_network(config).to(device)
+    network = initial_network(config)
+    pretrained = start_from(network, config.pretrained, watch) if weights is None else {}
     if weights is not None:
         network.load_state_dict(weights)
-    average.load_state_dict(network.state_dict())
-    average.eval()
-    groups = [p for p in network.parameters() if p.requires_grad]
-    if isinstance(config.optimiser, AdamW):
-        decay = config.optimiser.weight_decay
-        optimiser: torch.optim.Optimizer = torch.optim.AdamW(
-            groups, config.optimiser.lr, weight_decay=decay, fused=True
-        )
-    else:
-        optimiser = torch.optim.Adam(groups, config.optimiser.lr, eps=1e-7, fused=True)  # Keras' epsilon
-    exclusive = isinstance(config.target, ThreeClassTarget)
-    loss = DiceBCELoss(config.loss.dice, config.loss.bce, config.loss.channels, softmax=exclusive).to(device)
-    return Training(config, network, average, optimiser, loss, device, Progress(), {}, budget)
+    average = copy.deepcopy(network).to(device).eval()
+    network.to(device)
+    optimiser = build_optimiser(config.optimiser, network.parameters())
+    softmax = exclusive(config.target)
+    loss = build_loss(config.loss.kind, softmax=softmax, **config.loss.loss_parameters()).to(device)
+    training = Training(config, network, average, optimiser, loss, device, Progress(), {}, budget)
+    training.pretrained = pretrained
+    freeze_for_phase(network, config, 0)
+    return training
 
 
 def resume_training(training: Training, folder: Path, identity: str) -> None:
     """Put a training back where its last checkpoint left it."""
     networks = {"network": training.network, "average": training.average}
     training.progress, training.best = load_checkpoint(folder, networks, training.optimiser, identity)
+    freeze_for_phase(training.network, training.config, training.progress.phase)
 
 
 def write_checkpoint(training: Training, folder: Path, identity: str) -> None:
@@ -105,19 +112,22 @@ def write_checkpoint(training: Training, folder: Path, identity: str) -> None:
     save_checkpoint(folder, states, training.optimiser, training.progress, identity)
 
 
-def learning_rate(config: TrainConfig, step: int, done: float) -> float:
-    """Rate at `step` (for the warm-up) and `done` in [0, 1] of the whole training."""
-    if not isinstance(config.schedule, Cosine):
-        return config.optimiser.lr
-    warmup = min(1.0, (step + 1) / max(1, config.schedule.warmup_steps))
-    floor = config.schedule.floor
-    cosine = floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, done))) / 2
-    return config.optimiser.lr * warmup * cosine
-
-
 def _done(training: Training, steps: int) -> float:
-    fraction = training.progress.step / (steps * training.config.epochs)
+    """How much of the phase is done, in [0, 1]; of the whole training where the time decides."""
+    progress = training.progress
+    fraction = (progress.step - progress.phase_step) / (steps * training.config.plan[progress.phase].epochs)
     return max(fraction, training.elapsed / training.budget) if training.budget else fraction
+
+
+def _rate(training: Training, steps: int) -> float:
+    progress = training.progress
+    stand = Stand(
+        progress.step - progress.phase_step,
+        _done(training, steps),
+        progress.epoch - progress.phase_epoch,
+        progress.history[progress.phase_epoch :],
+    )
+    return learning_rate(training.config.schedule, training.config.plan[progress.phase].lr, stand)
 
 
 def _out_of_time(training: Training, reserve: float = 0.0) -> bool:
@@ -138,18 +148,21 @@ def _follow(average: nn.Module, network: nn.Module, decay: float, step: int) -> 
 def train_step(training: Training, batch: dict[str, Tensor]) -> float:
     """One optimiser step on a batch of `image` `(N, C, Y, X)` and `target` `(N, K, Y, X)`; returns the loss."""
     config, device = training.config, training.device
-    image = batch["image"].to(device, memory_format=torch.channels_last, non_blocking=True)
+    image = batch["image"].to(device, memory_format=unet.images_layout(batch["image"]), non_blocking=True)
     target = batch["target"].to(device, non_blocking=True)
+    pixels = batch["weight"].to(device, non_blocking=True) if "weight" in batch else None
     with torch.autocast("cuda", torch.bfloat16, enabled=device.startswith("cuda")):
         logits = training.network(image)
     logits = [level.float() for level in logits] if isinstance(logits, list) else logits.float()
-    loss: Tensor = training.loss(logits, target)
+    loss: Tensor = training.loss(logits, target, pixels)
     if not torch.isfinite(loss):
         raise TrainingError(
             f"step {training.progress.step}", f"loss {loss.item()}", "a finite one", "lower optimiser.lr"
         )
     training.optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
+    if training.progress.step == training.progress.phase_step:
+        check_gradients(training.network, config, training.progress.phase)
     if config.clip:
         nn.utils.clip_grad_norm_(training.network.parameters(), config.clip)
     training.optimiser.step()
@@ -166,10 +179,11 @@ def _epoch(training: Training, data: CropDataset | WholeDataset, reserve: float,
     workers = 4 if training.device.startswith("cuda") else 0
     loader = DataLoader(data, config.batch_size, num_workers=workers, pin_memory=workers > 0)
     steps, losses, images, start = len(loader), 0.0, 0, time.perf_counter()
-    rate = config.optimiser.lr
+    rate = 0.0
     training.network.train()
+    rest_frozen_statistics(training.network)
     for number, batch in enumerate(loader):
-        rate = learning_rate(config, training.progress.step, _done(training, steps))
+        rate = _rate(training, steps)
         for group in training.optimiser.param_groups:
             group["lr"] = rate
         losses += train_step(training, batch) * len(batch["image"])
@@ -201,7 +215,7 @@ def run_training(
     data = build_dataset(examples, config)
     thresholds = Thresholds(minimum_area=1) if isinstance(config.target, MaskTarget) else Thresholds()
     training.started, reserve = time.perf_counter(), 0.0
-    while progress.epoch < config.epochs and not _out_of_time(training, reserve) and not _patience_over(training):
+    while not _out_of_time(training, reserve) and (not phase_over(training) or _next_phase(training)):
         start = time.perf_counter()
         metrics = _epoch(training, data, reserve, watch)
         network = training.average if config.ema else training.network
@@ -220,7 +234,29 @@ def run_training(
         yield EpochResult(progress.epoch, metrics, better)
 
 
-def _patience_over(training: Training) -> bool:
-    stopping, progress = training.config.stopping, training.progress
-    since = progress.epoch - 1 - progress.best_epoch
-    return progress.epoch >= stopping.minimum_epochs and progress.best_epoch >= 0 and since >= stopping.patience
+def epochs_done(training: Training) -> bool:
+    """Whether the current phase has had all its epochs."""
+    progress = training.progress
+    return progress.epoch - progress.phase_epoch >= training.config.plan[progress.phase].epochs
+
+
+def phase_over(training: Training) -> bool:
+    """Whether the current phase has had its epochs, or its patience is used up."""
+    phase, progress = training.config.plan[training.progress.phase], training.progress
+    since = progress.epoch - 1 - max(progress.best_epoch, progress.phase_epoch - 1)
+    tired = progress.epoch - progress.phase_epoch >= phase.minimum_epochs and since >= phase.patience
+    return epochs_done(training) or (progress.best_epoch >= 0 and tired)
+
+
+def _next_phase(training: Training) -> bool:
+    """Begin the next phase with the best weights so far and a fresh optimiser; False where there is none."""
+    progress = training.progress
+    if progress.phase + 1 >= len(training.config.plan):
+        return False
+    progress.phase, progress.phase_epoch, progress.phase_step = progress.phase + 1, progress.epoch, progress.step
+    for network in (training.network, training.average):
+        network.load_state_dict(training.best or network.state_dict())
+    training.optimiser.state.clear()
+    training.optimiser.zero_grad(set_to_none=True)
+    freeze_for_phase(training.network, training.config, progress.phase)
+    return True

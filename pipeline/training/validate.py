@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import nn
 
+import unet
 from pipeline.config import FixedSize, MaskTarget, Target, TrainConfig
 from pipeline.model.targets import Thresholds, activate, decode
 from pipeline.scoring.metrics import Scores, match
-from pipeline.training.dataset import Example, grid_target
+from pipeline.training.dataset import Example, grid_target, grid_weight
 from pipeline.types import Event, Labels, Pixels, Watch, unwatched
-from unet.losses import DiceBCELoss
+from unet.losses import Loss
 
 WINDOW = 384
 
@@ -47,7 +48,7 @@ def answers(
     network: nn.Module,
     examples: Sequence[Example],
     config: TrainConfig,
-    loss: DiceBCELoss,
+    loss: Loss,
     device: str,
     window: int | None = None,
 ) -> Iterator[Answer]:
@@ -58,9 +59,11 @@ def answers(
             example = _middle(example, window)
         image = torch.from_numpy(example.preparation.apply(example.pixels))[None].to(device)
         target = torch.from_numpy(grid_target(example, config))[None].to(device)
+        weight = grid_weight(example, config)
+        pixels = None if weight is None else torch.from_numpy(weight)[None].to(device)
         with torch.inference_mode():
-            logits = network(image.to(memory_format=torch.channels_last)).float()
-            value = float(loss(logits, target).item())
+            logits = network(image.to(memory_format=unet.images_layout(image))).float()
+            value = float(loss(logits, target, pixels).item())
             planes = activate(logits, config.target)[0].cpu().numpy()
         yield Answer(example, example.preparation.undo(planes), example.labels, value)
 
@@ -70,7 +73,7 @@ def validate(
     examples: Sequence[Example],
     config: TrainConfig,
     thresholds: Thresholds,
-    loss: DiceBCELoss,
+    loss: Loss,
     device: str,
 ) -> dict[str, float]:
     """val_loss, val_dice, val_iou, val_map (means over images), val_ap50 (pooled)."""

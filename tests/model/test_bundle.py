@@ -12,7 +12,7 @@ import unet
 from pipeline.config import GuideUNet, NetworkConfig, NucleiUNet, PrepareConfig, SeparatedTarget
 from pipeline.errors import ModelError
 from pipeline.model.bundle import ModelRecord, describe_network, find_model, load_model, save_model
-from pipeline.model.halo import probe_halo
+from pipeline.model.halo import probe_halo, probe_halos
 
 SMALL = NucleiUNet(filters=(4, 6, 8))
 
@@ -101,6 +101,20 @@ def test_halo_of_one_convolution_by_hand() -> None:
     network = nn.Conv2d(1, 1, 3, padding=1)
     assert probe_halo(network, 1, 4, limit=16) == 4
     assert probe_halo(network, 1, 1, limit=16) == 1
+
+
+def test_halo_along_each_axis_by_hand() -> None:
+    """A 3x5 kernel reaches 1 row and 2 columns; in a volume with thick slices each axis has its own grid."""
+    assert probe_halos(nn.Conv2d(1, 1, (3, 5), padding=(1, 2)), 1, (1, 1), limit=16) == (1, 2)
+    volumes = nn.Conv3d(1, 1, (1, 3, 5), padding=(0, 1, 2))
+    assert probe_halos(volumes, 1, (1, 2, 2), limit=16) == (0, 2, 2)
+    assert probe_halos(nn.InstanceNorm3d(1), 1, (1, 2, 2), limit=16) is None
+
+
+def test_halo_of_a_network_of_volumes() -> None:
+    """Levels pooled 1-2-2 then 2-2-2, by hand: 12 slices (2 + 2, 4 at half, 2 + 2); 22 rows, 24 on their grid of 4."""
+    config = NucleiUNet(in_channels=1, filters=(4, 4, 4), dimensions=3, pooling=((1, 2, 2), (2, 2, 2)))
+    assert probe_halos(network_of(config), 1, (2, 4, 4), limit=64) == (12, 24, 24)
 
 
 def test_instance_norm_sees_everything() -> None:

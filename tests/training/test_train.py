@@ -1,57 +1,30 @@
 """The training loop: repeatable, resumable bit for bit, stopped cleanly, learning something."""
 
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from made_examples import CONFIG, example
 
 from pipeline.config import (
     CropSampling,
     EarlyStopping,
     FixedSize,
     MaskTarget,
-    NucleiUNet,
     PrepareConfig,
     TrainConfig,
     WholeSampling,
 )
 from pipeline.errors import TrainingError
-from pipeline.model.prepare import fit
-from pipeline.training.dataset import CropDataset, Example, build_dataset, draw_weights, merged_target
+from pipeline.training.dataset import CropDataset, build_dataset, draw_weights, merged_target
 from pipeline.training.train import (
     Training,
-    learning_rate,
     resume_training,
     run_training,
     start_training,
 )
 from pipeline.training.validate import answers, tune_thresholds, validate
-from pipeline.types import Case, Modality
-
-CONFIG = TrainConfig(
-    network=NucleiUNet(filters=(4, 8, 8)),
-    sampling=CropSampling(size=48, per_epoch=6),
-    batch_size=3,
-    epochs=3,
-    stopping=EarlyStopping(patience=50, minimum_epochs=0),
-    ema=0.5,
-)
-
-
-def example(seed: int, config: TrainConfig = CONFIG, modality: Modality = "fluorescence", side: int = 64) -> Example:
-    """Bright discs on a dark, noisy ground."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:side, :side]
-    labels = np.zeros((side, side), np.uint32)
-    for number in range(1, 7):
-        top, left = rng.integers(8, side - 8, 2)
-        labels[(y - top) ** 2 + (x - left) ** 2 < 49] = number
-    grey = (labels > 0) * 150 + rng.integers(0, 60, (side, side))
-    pixels = np.repeat(grey.astype(np.uint8)[None], 3, axis=0)
-    case = Case(f"c{seed}", Path(f"c{seed}.png"), f"c{seed}.png", modality=modality)
-    return Example(case, pixels, labels, fit(pixels, config.prepare, stride=16))
 
 
 def train(
@@ -151,15 +124,6 @@ def test_loss_that_is_not_finite_stops_with_advice(tmp_path: Path) -> None:
         next(training.network.parameters()).fill_(float("nan"))
     with pytest.raises(TrainingError, match="finite"):
         list(run_training(training, [example(1)], [example(3)], tmp_path, "id"))
-
-
-def test_learning_rate_warms_up_and_falls() -> None:
-    """Linear to the configured rate, then half a cosine down to the floor."""
-    rates = [learning_rate(CONFIG, step, step / 1000) for step in range(1001)]
-    assert rates[0] == pytest.approx(0.002 / 100, rel=1e-3)
-    assert max(rates) == pytest.approx(0.002, rel=0.03) and int(np.argmax(rates)) in range(95, 105)
-    assert rates[1000] == pytest.approx(0.01 * 0.002)
-    assert all(a >= b for a, b in pairwise(rates[100:]))
 
 
 def test_sampler_balances_modalities() -> None:
