@@ -7,7 +7,7 @@ nothing writes .nd2, so that no real file is read here.
 import struct
 import sys
 from collections import namedtuple
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -132,7 +132,7 @@ def test_lif_axes_that_are_no_image_are_refused():
 class Nikon:
     """What nd2.ND2File tells of two time points, two positions, three slices and two channels."""
 
-    sizes = {"T": 2, "P": 2, "Z": 3, "C": 2, "Y": 30, "X": 40}
+    sizes = MappingProxyType({"T": 2, "P": 2, "Z": 3, "C": 2, "Y": 30, "X": 40})
     dtype = np.dtype(np.uint16)
     loop_indices = tuple({"T": t, "P": p, "Z": z} for t in range(2) for p in range(2) for z in range(3))
     metadata = SimpleNamespace(channels=[SimpleNamespace(channel=SimpleNamespace(name=n)) for n in ("DAPI", "GFP")])
@@ -149,7 +149,7 @@ def test_nd2_frames(tmp_path):
     """Positions are series, time must be chosen, a frame holds all channels (a stand-in, no real file)."""
     path = tmp_path / "a.nd2"
     path.write_bytes(b"x" * 100)
-    with pytest.raises(ImageError, match="2 images.*--series"):
+    with pytest.raises(ImageError, match=r"2 images.*--series"):
         nd2_planes("a.nd2", Nikon(), Choice())
     choice = Choice(series="1", time=1)
     source = source_of(path, nd2_planes("a.nd2", Nikon(), choice), choice)

@@ -186,7 +186,7 @@ def test_series_are_named_and_taken(tmp_path):
 
 
 def test_time_points_are_taken_by_number(tmp_path, paged):
-    """A T axis needs --time, or a word that makes it a stack or channels; so do pages that say nothing of themselves."""
+    """A T axis needs --time, or a word that makes it a stack or channels; so do pages that say nothing."""
     tifffile.imwrite(tmp_path / "a.ome.tif", PAGES, metadata={"axes": "TYX"})
     with pytest.raises(ImageError, match=r"3 time points \(axis T\).*--time 0 to 2"):
         open_image(tmp_path / "a.ome.tif")
@@ -351,7 +351,6 @@ def test_absurd_sizes_are_refused_by_what_the_file_holds(tmp_path):
         wide = np.zeros((64, 70_000 if name == "strip" else 64), np.uint8)  # so that the tags are 32 bits wide
         tifffile.imwrite(path, wide, compression="zlib", metadata=None, **options)
         for tag, value in {"ImageWidth": 1_000_000, "ImageLength": 1_000_000, **sizes}.items():
-            at, layout = tag_places(path, tag)
             data = bytearray(path.read_bytes())
             with tifffile.TiffFile(path) as tiff:
                 entry = tiff.pages[0].tags[tag].offset
@@ -376,7 +375,7 @@ def test_three_dimensional_tiles_and_foreign_pages_are_refused(tmp_path):
     tifffile.imwrite(tmp_path / "a.ome.tif", PAGES, metadata={"axes": "ZYX"})
     data = (tmp_path / "a.ome.tif").read_bytes()
     (tmp_path / "a.ome.tif").write_bytes(data.replace(b'SizeZ="3"', b'SizeZ="4"'))
-    with pytest.raises(ImageError, match="page that is missing|several files|ends early"):
+    with pytest.raises(ImageError, match=r"page that is missing|ends early"):
         open_image(tmp_path / "a.ome.tif").read()
 
 

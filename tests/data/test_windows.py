@@ -165,7 +165,7 @@ def test_what_is_kept_grows_with_the_rows_not_with_the_image():
 
 @pytest.mark.parametrize("kind", ["subifd", "reduced", "ome"])
 def test_levels_of_a_pyramid(tmp_path, kind):
-    """Levels in SubIFDs or as reduced pages are told and read; pixels are as much larger; --level makes one the image."""
+    """Levels in SubIFDs or as reduced pages are read; their pixels are larger; --level makes one the image."""
     levels = [DEEP[:200, :160], DEEP[:100, :80], DEEP[:50, :40]]
     path = tmp_path / ("a.ome.tif" if kind == "ome" else "a.tif")
     sub = kind != "reduced"

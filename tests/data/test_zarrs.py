@@ -112,7 +112,7 @@ def test_several_images_and_plates_need_a_name(tmp_path):
         write(plate / "A" / "1" / str(number), pixels[number], "yx", "0.4")
     for path, name in ((many, "1"), (plate, "A/1/1"), (plate, "1")):
         np.testing.assert_array_equal(open_image(path, series=name).read().pixels[0], pixels[1])
-        with pytest.raises(ImageError, match="2 images.*--series"):
+        with pytest.raises(ImageError, match=r"2 images.*--series"):
             open_image(path)
         with pytest.raises(ImageError, match="one of"):
             open_image(path, series="7")
