@@ -58,11 +58,11 @@ def capacity(grid: Grid, overlap: int = OVERLAP) -> int:
     >>> capacity(Grid((1, 1, 1000, 500), (1, 1, 100, 100), np.dtype(np.uint8), np.zeros), 90)
     100000
     """
-    channels, planes, height, width = grid.shape
-    rows = min(height, (-(-overlap // grid.block[2]) + 1) * grid.block[2])
-    line = channels * width * grid.dtype.itemsize
-    one = line * min(planes, grid.block[1]) * min(height, grid.block[2])
-    return max(one, min(MOST_KEPT, line * planes * rows))
+    full = [-(-n // b) * b for n, b in zip(grid.shape, grid.block, strict=True)]  # blocks may reach beyond the image
+    rows = min(full[2], (-(-overlap // grid.block[2]) + 1) * grid.block[2])
+    line = full[0] * full[3] * grid.dtype.itemsize
+    one = line * grid.block[1] * grid.block[2]
+    return max(one, min(MOST_KEPT, line * full[1] * rows))
 
 
 class BlockCache:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.files import atomic_write, maskline_home, sha256_file
+from pipeline.data.files import atomic_write, folder_stat, maskline_home, sha256_file
 from pipeline.errors import InputError, OutputError
 
 
@@ -90,3 +90,19 @@ def test_home(tmp_path, monkeypatch):
     assert maskline_home() == tmp_path / "kept"
     monkeypatch.setenv("MASKLINE_HOME", "")
     assert maskline_home().name == "maskline" and maskline_home().is_absolute()
+
+
+def test_a_folder_has_a_digest_and_a_stamp(tmp_path):
+    """An image that is a folder is its names and contents: changing, renaming or removing a file changes both."""
+    folder = tmp_path / "a.zarr"
+    (folder / "0").mkdir(parents=True)
+    (folder / "0" / "1").write_text("chunk")
+    seen = {(sha256_file(folder), folder_stat(folder))}
+    (folder / "0" / "1").write_text("other")
+    seen.add((sha256_file(folder), folder_stat(folder)))
+    (folder / "0" / "1").rename(folder / "0" / "2")
+    seen.add((sha256_file(folder), folder_stat(folder)))
+    (folder / "0" / "2").unlink()
+    seen.add((sha256_file(folder), folder_stat(folder)))
+    assert len({digest for digest, _ in seen}) == len({stat for _, stat in seen}) == 4
+    assert folder_stat(folder)[0] == 0

@@ -253,3 +253,24 @@ def test_suffixes_are_told_whole_and_in_any_case():
     assert split_suffix(".nii.gz") == (".nii", ".gz")
     assert split_suffix("a.b/c") == ("a.b/c", "")
     assert not is_image_name("a.gz") and not is_image_name(".png") and not is_image_name("png")
+
+
+def test_headers_that_claim_what_no_file_can_hold(tmp_path):
+    """10,000 x 10,000 pixels in a PNG or a JPEG of some hundred bytes are answered from the header."""
+    (tmp_path / "a.png").write_bytes(png(10_000, 10_000, 8, 2, b"\0"))
+    jpeg = bytearray(pil(tmp_path / "a.jpg", GREY).read_bytes())
+    at = jpeg.index(b"\xff\xc0")
+    jpeg[at + 5 : at + 9] = struct.pack(">HH", 19_000, 19_000)
+    (tmp_path / "b.jpg").write_bytes(jpeg[: at + 40])
+    for name in ("a.png", "b.jpg"):
+        with pytest.raises(ImageError, match="claims"):
+            open_image(tmp_path / name)
+
+
+def test_choices_that_an_image_does_not_offer_are_refused(tmp_path):
+    """A PNG has one image, one time point and one level: asking for another is no reason to give this one."""
+    path = pil(tmp_path / "a.png", GREY)
+    assert open_image(path, series="0", time=0, level=0).levels == ((20, 23),)
+    for asked, came in (({"series": "1"}, "--series 1"), ({"time": 1}, "time point 1"), ({"level": 1}, "--level 1")):
+        with pytest.raises(ImageError, match=came):
+            open_image(path, **asked)

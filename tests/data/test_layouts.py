@@ -164,3 +164,22 @@ def test_group_patterns():
     assert group_of("q/a", compile_group("p([0-9])")) == ""
     with pytest.raises(ConfigError, match="regular expression"):
         compile_group("(")
+
+
+def test_a_zarr_folder_is_one_image(tmp_path):
+    """x.zarr is an image of its folder, whatever lies in it; the folder itself may be given; its masks are paired."""
+    for name in ("a.ome.zarr", "plate/b.zarr"):
+        (tmp_path / name / "0").mkdir(parents=True)
+        (tmp_path / name / ".zattrs").write_text("{}")
+        (tmp_path / name / "0" / "inner.png").touch()
+    found = discover(tmp_path, stamp=True)
+    assert [(case.id, case.relative) for case in found.cases] == [("a", "a.ome.zarr"), ("plate/b", "plate/b.zarr")]
+    assert not found.orphans
+    (tmp_path / "a.ome.zarr" / "0" / "inner.png").write_text("changed")
+    assert discover(tmp_path, stamp=True).stamp != found.stamp
+    alone = discover(tmp_path / "a.ome.zarr", stamp=True)
+    assert [(case.id, case.image) for case in alone.cases] == [("a", tmp_path / "a.ome.zarr")]
+    (tmp_path / "set" / "images" / "c.zarr").mkdir(parents=True)
+    (tmp_path / "set" / "labels").mkdir()
+    (tmp_path / "set" / "labels" / "c.tif").touch()
+    assert [case.masks[0].name for case in discover(tmp_path / "set").cases] == ["c.tif"]

@@ -151,3 +151,49 @@ def test_windows_are_slices(tmp_path):
     """A box of a volume equals that slice of the whole."""
     pixels = open_image(save(tmp_path / "a.nii.gz")).read(Window((1, 0, 1), (3, 2, 2))).pixels
     np.testing.assert_array_equal(pixels[0], VOXELS.T[1:3, 0:2, 1:2])
+
+
+def test_time_points_are_taken_by_number(tmp_path):
+    """The 4th axis is time: one point is the volume at it, plain or gzipped; there are no others."""
+    series = np.stack([VOXELS, VOXELS + 100, VOXELS + 200], axis=-1)
+    for name in ("a.nii", "a.nii.gz"):
+        path = save(tmp_path / name, series)
+        with pytest.raises(ImageError, match=r"3 time points \(axis T\).*--time 0 to 2"):
+            open_image(path)
+        source = open_image(path, time=2)
+        np.testing.assert_array_equal(source.read().pixels[0], VOXELS.T + 200)
+        np.testing.assert_array_equal(source.read(Window((1, 0, 1), (3, 2, 2))).pixels[0], VOXELS.T[1:3, :2, 1:] + 200)
+        both = open_image(path, pages="channels").read(Window((1, 0, 0), (2, 2, 2))).pixels
+        np.testing.assert_array_equal(both, series.T[:, 1:2, :2, :2])
+        with pytest.raises(ImageError, match="time point 3"):
+            open_image(path, time=3)
+        with pytest.raises(ImageError, match="--series 1"):
+            open_image(path, series="1")
+
+
+def test_plain_files_are_read_slice_by_slice(tmp_path):
+    """A window of an uncompressed volume reads the slices that it touches; a 2-D file is read by rows."""
+    source, seen = open_image(save(tmp_path / "a.nii")), []
+    source.on_decode = seen.append
+    np.testing.assert_array_equal(source.read(Window((1, 0, 1), (3, 2, 2))).pixels[0], VOXELS.T[1:3, 0:2, 1:2])
+    assert [key[2] for key in seen] == [1, 2]
+    flat = open_image(save(tmp_path / "b.nii", VOXELS[..., 0]))
+    np.testing.assert_array_equal(flat.read(Window((1, 0), (3, 1))).pixels[0], VOXELS[..., 0].T[1:3, :1])
+    single = open_image(save(tmp_path / "c.nii", VOXELS[..., :1, None].astype(np.uint8)))
+    np.testing.assert_array_equal(single.read().pixels[0], VOXELS[..., 0].T)
+
+
+def test_what_no_image_can_be_is_refused(tmp_path):
+    """Five axes, a spacing of zero, and headers that claim more voxels than the file holds."""
+    with pytest.raises(ImageError, match=r"shape \(2, 3, 4, 1, 2\)"):
+        open_image(save(tmp_path / "a.nii", np.zeros((2, 3, 4, 1, 2), np.uint8)))
+    path = save(tmp_path / "a.nii")
+    patched(path, 80, np.array([0.0], "<f4").tobytes())
+    with pytest.raises(ImageError, match=r"a\.nii.*above 0"):
+        open_image(path)
+    path = patched(save(tmp_path / "b.nii"), 42, np.array([300, 300, 300], "<i2").tobytes())
+    with pytest.raises(ImageError, match="ends early"):
+        open_image(path)
+    (tmp_path / "b.nii.gz").write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(ImageError, match="claims"):
+        open_image(tmp_path / "b.nii.gz")

@@ -1,6 +1,9 @@
 """TIFF: pages only as told, channels as declared, pixel sizes as stated, and no file that ends early."""
 
+import os
 import struct
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import tifffile
 
 from pipeline.data.images import open_image
 from pipeline.errors import ImageError
+from pipeline.types import Window
 
 RNG = np.random.default_rng(1)
 PAGES = RNG.integers(0, 65536, (3, 20, 23), np.uint16)
@@ -162,3 +166,235 @@ def test_pixel_sizes_are_read_where_stated(tmp_path):
     assert (geometry.spacing, geometry.unit) == ((3.0, 0.5, 0.25), "um")
     tifffile.imwrite(tmp_path / "b.tif", GREY, resolution=(300, 300), resolutionunit="INCH")
     assert open_image(tmp_path / "b.tif").geometry.unit == "px"
+
+
+def test_series_are_named_and_taken(tmp_path):
+    """Two images in one OME-TIFF: refused with their names, taken by number or name, each with its own pixel size."""
+    path = tmp_path / "a.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as writer:
+        for name, pixels, size in (("left", GREY, 0.5), ("right", PAGES[1][:9], 2.0)):
+            writer.write(pixels, metadata={"Name": name, "PhysicalSizeX": size, "PhysicalSizeY": size})
+    with pytest.raises(ImageError, match=r"2 images: 0 'left' \(20 x 23\), 1 'right' \(9 x 23\).*--series"):
+        open_image(path)
+    for series, pixels, size in (("left", GREY, 0.5), ("1", PAGES[1][:9], 2.0)):
+        source = open_image(path, series=series)
+        np.testing.assert_array_equal(source.read().pixels[0], pixels)
+        assert source.geometry.spacing == (size, size)
+    for series in ("2", "middle"):
+        with pytest.raises(ImageError, match="one of: 0 'left'"):
+            open_image(path, series=series)
+
+
+def test_time_points_are_taken_by_number(tmp_path, paged):
+    """A T axis needs --time, or a word that makes it a stack or channels; so do pages that say nothing."""
+    tifffile.imwrite(tmp_path / "a.ome.tif", PAGES, metadata={"axes": "TYX"})
+    with pytest.raises(ImageError, match=r"3 time points \(axis T\).*--time 0 to 2"):
+        open_image(tmp_path / "a.ome.tif")
+    for path in (tmp_path / "a.ome.tif", paged):
+        np.testing.assert_array_equal(open_image(path, time=2).read().pixels[0], PAGES[2])
+        with pytest.raises(ImageError, match="time point 3, where there are 3"):
+            open_image(path, time=3)
+    both = np.stack([PAGES, PAGES + np.uint16(1)])
+    tifffile.imwrite(tmp_path / "b.ome.tif", both, metadata={"axes": "TZYX"})
+    np.testing.assert_array_equal(open_image(tmp_path / "b.ome.tif", time=1).read().pixels[0], both[1])
+    np.testing.assert_array_equal(open_image(tmp_path / "b.ome.tif", pages="channels").read().pixels, both)
+    with pytest.raises(ImageError, match="at most one axis beside channels"):
+        tifffile.imwrite(tmp_path / "c.tif", np.stack([both, both]), metadata={"axes": "QTZYX"})
+        open_image(tmp_path / "c.tif", pages="stack")
+    with pytest.raises(ImageError, match="time point 1, where there is 1"):
+        tifffile.imwrite(tmp_path / "d.tif", GREY)
+        open_image(tmp_path / "d.tif", time=1)
+
+
+def test_slices_and_channels_that_the_file_declares_need_no_word(tmp_path):
+    """OME's Z is a stack, its C channels with their names; --pages channels makes channels of slices."""
+    both = np.stack([PAGES, PAGES + np.uint16(1)])
+    about = {
+        "axes": "CZYX",
+        "Channel": {"Name": ["DAPI", "GFP"]},
+        "PhysicalSizeZ": 3,
+        "PhysicalSizeY": 1,
+        "PhysicalSizeX": 1,
+    }
+    tifffile.imwrite(tmp_path / "a.ome.tif", both, metadata=about)
+    source = open_image(tmp_path / "a.ome.tif")
+    assert (source.shape, source.channels, source.geometry.spacing) == ((2, 3, 20, 23), ("DAPI", "GFP"), (3, 1, 1))
+    np.testing.assert_array_equal(source.read().pixels, both)
+    window = Window((1, 2, 3), (3, 9, 20))
+    np.testing.assert_array_equal(source.read(window).pixels, both[(slice(None), *window.slices)])
+    channels = open_image(tmp_path / "a.ome.tif", pages="channels")
+    np.testing.assert_array_equal(channels.read().pixels, both.swapaxes(0, 1).reshape(6, 20, 23))
+
+
+SVS = "Aperio Image Library v11.2.1\r\n46000x32914 (256x256) JPEG/RGB Q=30|AppMag = 20|MPP = 0.4990|Left = 25.69"
+
+
+def slide(path, description=SVS):
+    """A slide as Aperio lays it out: tiles, thumbnail, a level four times smaller."""
+    colour = np.moveaxis(RNG.integers(0, 256, (3, 512, 768), np.uint8), 0, -1)
+    with tifffile.TiffWriter(path) as writer:
+        tiles = {"tile": (128, 128), "photometric": "rgb", "metadata": None, "compression": "zlib"}
+        writer.write(colour, description=description, **tiles)
+        writer.write(colour[::8, ::8], photometric="rgb", metadata=None, description=description)
+        writer.write(colour[::4, ::4], description=description, **tiles)
+    return colour
+
+
+def test_slides_have_levels_and_a_size(tmp_path):
+    """An Aperio slide is its baseline with its pyramid, micrometres from MPP; the thumbnail comes by name only."""
+    colour = slide(tmp_path / "a.svs")
+    source = open_image(tmp_path / "a.svs")
+    assert (source.levels, source.block) == (((512, 768), (128, 192)), (128, 128))
+    assert (source.geometry.spacing, source.geometry.unit) == ((0.499, 0.499), "um")
+    np.testing.assert_array_equal(source.read(level=1).pixels, np.moveaxis(colour[::4, ::4], -1, 0))
+    assert open_image(tmp_path / "a.svs", level=1).geometry.spacing == (0.499 * 4, 0.499 * 4)
+    assert open_image(tmp_path / "a.svs", series="Thumbnail").shape == (3, 64, 96)
+    slide(tmp_path / "b.svs", SVS.replace("0.4990", "0"))
+    with pytest.raises(ImageError, match="above 0"):
+        open_image(tmp_path / "b.svs")
+    slide(tmp_path / "c.svs", SVS.replace("MPP", "mpp?"))
+    assert open_image(tmp_path / "c.svs").geometry.unit == "px"
+
+
+def test_resolution_tags_of_a_microscope_are_a_size(tmp_path):
+    """20,000 pixels a centimetre are half a micrometre each; a size of zero or no number is refused."""
+    tifffile.imwrite(tmp_path / "a.tif", GREY, resolution=(20_000, 40_000), resolutionunit="CENTIMETER")
+    assert open_image(tmp_path / "a.tif").geometry.spacing == (0.25, 0.5)
+    for size in ("0", "-1", "nan"):
+        tifffile.imwrite(tmp_path / "a.ome.tif", GREY, metadata={"PhysicalSizeX": 1, "PhysicalSizeY": 125})
+        data = (tmp_path / "a.ome.tif").read_bytes()
+        assert b'PhysicalSizeY="125"' in data
+        (tmp_path / "a.ome.tif").write_bytes(data.replace(b'Y="125"', b'Y="%b"' % size.rjust(3).encode()))
+        with pytest.raises(ImageError, match="above 0"):
+            open_image(tmp_path / "a.ome.tif")
+
+
+def tag_places(path, name):
+    """Where the numbers of a tag of the first page lie, and how they are packed."""
+    with tifffile.TiffFile(path) as tiff:
+        tag = tiff.pages[0].tags[name]
+        return tag.valueoffset, {3: "<H", 4: "<I", 16: "<Q"}[int(tag.dtype)]
+
+
+def set_entries(path, name, values):
+    """Overwrite entries of a tag, {number: value}."""
+    data = bytearray(path.read_bytes())
+    at, layout = tag_places(path, name)
+    for number, value in values.items():
+        struct.pack_into(layout, data, at + number * struct.calcsize(layout), value)
+    path.write_bytes(data)
+
+
+def tiles_of(path, **options):
+    pixels = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) + 1
+    tifffile.imwrite(path, pixels, tile=(16, 16), metadata=None, compression="zlib", **options)
+    return pixels
+
+
+def test_sparse_tiles_are_background_where_the_file_says_so(tmp_path):
+    """Offset 0 and no bytes is how GDAL and OME leave out a tile: it reads as 0, and the source says which."""
+    pixels = tiles_of(tmp_path / "a.tif")
+    for name in ("TileOffsets", "TileByteCounts"):
+        set_entries(tmp_path / "a.tif", name, {1: 0, 6: 0})
+    source = open_image(tmp_path / "a.tif")
+    assert source.notes == ("2 of 16 tiles are not in the file, read as background 0: tile 1, 6",)
+    pixels[:16, 16:32] = pixels[16:32, 32:48] = 0
+    np.testing.assert_array_equal(source.read().pixels[0], pixels)
+
+
+@pytest.mark.parametrize(("tag", "value"), [("TileByteCounts", 0), ("TileOffsets", 0)])
+def test_tiles_without_bytes_are_refused(tmp_path, tag, value):
+    """A place without bytes, or bytes without a place, is a tile that was lost: it is named."""
+    tiles_of(tmp_path / "a.tif")
+    set_entries(tmp_path / "a.tif", tag, {6: value})
+    with pytest.raises(ImageError, match="tile 6 of page 0"):
+        open_image(tmp_path / "a.tif")
+
+
+def test_damaged_tiles_are_refused_and_the_others_read(tmp_path):
+    """Bytes that do not unpack name their tile; windows beside it are read. A JPEG tile must have its end."""
+    pixels = tiles_of(tmp_path / "a.tif")
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        at = tiff.pages[0].dataoffsets[5]
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    data[at : at + 8] = b"\xff" * 8
+    (tmp_path / "a.tif").write_bytes(data)
+    source = open_image(tmp_path / "a.tif")
+    np.testing.assert_array_equal(source.read(Window((32, 0), (64, 64))).pixels[0], pixels[32:])
+    for _ in range(2):
+        with pytest.raises(ImageError, match="damaged tile 5"):
+            source.read(Window((16, 0), (32, 64)))
+    tifffile.imwrite(tmp_path / "b.tif", np.zeros((64, 64), np.uint8), tile=(32, 32), compression="jpeg", metadata=None)
+    data = (tmp_path / "b.tif").read_bytes()
+    (tmp_path / "b.tif").write_bytes(data.replace(b"\xff\xd9", b"\0\0"))
+    with pytest.raises(ImageError, match=r"damaged tile 0 \(its JPEG stream ends early"):
+        open_image(tmp_path / "b.tif").read()
+
+
+def test_a_cut_slide_is_refused_before_it_is_read(tmp_path):
+    """A slide that ends early, wherever, is refused when it is opened."""
+    slide(tmp_path / "a.svs")
+    data = (tmp_path / "a.svs").read_bytes()
+    for part in (0.01, 0.3, 0.6, 0.9, 0.999):
+        (tmp_path / "a.svs").write_bytes(data[: int(len(data) * part)])
+        with pytest.raises(ImageError):
+            open_image(tmp_path / "a.svs")
+
+
+def test_absurd_sizes_are_refused_by_what_the_file_holds(tmp_path):
+    """10^6 x 10^6 in a small file: tiles without a place, one giant strip, one giant tile; nothing is allocated."""
+    for name, options, sizes in (
+        ("tiles", {"tile": (16, 16)}, {}),
+        ("strip", {}, {"RowsPerStrip": 1_000_000}),
+    ):
+        path = tmp_path / f"{name}.tif"
+        wide = np.zeros((64, 70_000 if name == "strip" else 64), np.uint8)  # so that the tags are 32 bits wide
+        tifffile.imwrite(path, wide, compression="zlib", metadata=None, **options)
+        for tag, value in {"ImageWidth": 1_000_000, "ImageLength": 1_000_000, **sizes}.items():
+            data = bytearray(path.read_bytes())
+            with tifffile.TiffFile(path) as tiff:
+                entry = tiff.pages[0].tags[tag].offset
+            struct.pack_into("<HHII", data, entry, tifffile.TIFF.TAGS[tag], 4, 1, value)
+            path.write_bytes(data)
+        with pytest.raises(ImageError, match=r"a place for each|claims|Mpx"):
+            open_image(path, max_megapixels=10**9)
+
+
+def test_three_dimensional_tiles_and_foreign_pages_are_refused(tmp_path):
+    """Tiles that reach through slices, and an OME image whose pages lie in other files."""
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        np.zeros((4, 64, 64), np.uint8),
+        tile=(2, 16, 16),
+        volumetric=True,
+        photometric="minisblack",
+        metadata=None,
+    )
+    with pytest.raises(ImageError, match="3-D tiles"):
+        open_image(tmp_path / "a.tif", pages="stack")
+    tifffile.imwrite(tmp_path / "a.ome.tif", PAGES, metadata={"axes": "ZYX"})
+    data = (tmp_path / "a.ome.tif").read_bytes()
+    (tmp_path / "a.ome.tif").write_bytes(data.replace(b'SizeZ="3"', b'SizeZ="4"'))
+    with pytest.raises(ImageError, match=r"page that is missing|ends early"):
+        open_image(tmp_path / "a.ome.tif").read()
+
+
+@pytest.mark.data
+def test_a_real_slide(tmp_path):
+    """The Aperio slide of $MASKLINE_DATA: bands of it are tifffile's, each tile decoded once; half of it is refused."""
+    folder = Path(os.environ.get("MASKLINE_DATA", "../shared/data")) / "wsi"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    path = folder / "cmu-1-small-region.svs"
+    source, seen = open_image(path), Counter()
+    assert (source.block, source.geometry.spacing) == ((240, 240), (0.499, 0.499))
+    source.on_decode = lambda key: seen.update([key])
+    whole = np.moveaxis(tifffile.imread(path), -1, 0)
+    for top in range(0, 2967, 400):
+        band = Window((top, 0), (min(2967, top + 600), 2220))
+        np.testing.assert_array_equal(source.read(band).pixels, whole[(slice(None), *band.slices)])
+    assert len(seen) == 13 * 10 and set(seen.values()) == {1}
+    (tmp_path / "cut.svs").write_bytes(path.read_bytes()[:900_000])
+    for bad in (tmp_path / "cut.svs", folder / "broken.svs"):
+        with pytest.raises(ImageError):
+            open_image(bad)

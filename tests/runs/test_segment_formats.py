@@ -117,3 +117,37 @@ def test_bowl_layout_segments_images_only(run, tmp_path):
             encode(data / "stage1_train" / name / kind / f"{name if kind == 'images' else 'm1'}.png", pixels)
     assert run(folder=data).done == 2
     assert sorted(path.name for path in (tmp_path / "out/labels").rglob("*.*")) == ["one.tif", "two.tif"]
+
+
+def test_folders_that_are_images_are_segmented_and_skipped_when_done(run, images, tmp_path):
+    """An OME-Zarr is one row with its labels; done again it is skipped, until one of its chunks changes."""
+    for path in images.iterdir():
+        path.unlink()
+    zarr = pytest.importorskip("zarr")
+    group = zarr.open_group(images / "a.ome.zarr", mode="w")
+    group.create_array("0", data=GREY, chunks=(16, 16))
+    axes = [{"name": n, "type": "space", "unit": "micrometer"} for n in "yx"]
+    datasets = [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [0.5, 0.5]}]}]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
+    assert run().done == 1
+    labels, geometry = read_labels(tmp_path / "out/labels/a.tif")
+    np.testing.assert_array_equal(labels > 0, EXPECTED > 0)
+    assert geometry.spacing == (0.5, 0.5)
+    assert run().skipped == 1
+    zarr.open_array(images / "a.ome.zarr/0", mode="r+")[:] = 0
+    assert (run().done, rows_of(tmp_path / "out")["a.ome.zarr"]["objects"]) == (1, "0")
+
+
+def test_options_that_choose_the_image_decide_what_is_done(run, images, tmp_path):
+    """A pyramid's level and a time point give labels of their own; another choice does the image again."""
+    for path in images.iterdir():
+        path.unlink()
+    with tifffile.TiffWriter(images / "a.ome.tif") as writer:
+        writer.write(np.stack([GREY * 0, GREY]), metadata={"axes": "TYX"}, subifds=1)
+        writer.write(np.stack([GREY * 0, GREY])[:, ::2, ::2], subfiletype=1)
+    assert run().failed == 1
+    assert "--time 0 to 1" in rows_of(tmp_path / "out")["a.ome.tif"]["hint"]
+    assert (run(time=1).done, rows_of(tmp_path / "out")["a.ome.tif"]["objects"]) == (1, "2")
+    assert run(time=1).skipped == 1
+    assert (run(time=1, level=1).done, rows_of(tmp_path / "out")["a.ome.tif"]["height"]) == (1, "20")
+    assert (run(time=0).done, rows_of(tmp_path / "out")["a.ome.tif"]["objects"]) == (1, "0")
