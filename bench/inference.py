@@ -1,6 +1,6 @@
-"""maskline's engines against MONAI's SlidingWindowInferer: the same weights, the same 2048 x 2048 image, one ratio each.
+"""maskline's engines against MONAI's SlidingWindowInferer: same weights, same 2048 x 2048 image, one ratio each.
 
-    python bench/inference.py [--side 2048] [--repeats 5] [--threads 2] [--networks guide,nuclei] [--int8 FILE]
+    python bench/inference.py [--side 2048] [--repeats 5] [--threads 2] [--networks guide,nuclei]
 
 MONAI gets the float image, prepared beforehand, in the layout and window batch (1 or 4) that are quickest for it (tried
 first); what it takes in its own layout, as tutorials have it, is printed too. maskline gets the uint8 image, normalises
@@ -10,18 +10,17 @@ its int8 form shows speed alone; the shipped one's passed the gate of `maskline 
 """
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
-from monai.inferers import SlidingWindowInferer
 
 import unet
 from pipeline.config import GuideUNet, MaskTarget, PrepareConfig
@@ -99,6 +98,8 @@ def timed(work: Callable[[], Any]) -> Took:
 
 def monai_run(network: torch.nn.Module, image: torch.Tensor, batch: int, overlap: float, mode: str) -> torch.Tensor:
     """Logits by the peer."""
+    from monai.inferers import SlidingWindowInferer
+
     with torch.inference_mode():
         answer = SlidingWindowInferer((WINDOW, WINDOW), batch, overlap, mode)(image, network)
     assert isinstance(answer, torch.Tensor)
@@ -109,10 +110,12 @@ def monai_best(
     model: TrainedModel, image: torch.Tensor, overlap: float, mode: str
 ) -> tuple[Callable[[], torch.Tensor], Callable[[], torch.Tensor], str]:
     """The peer at its best, the peer as it comes (NCHW, batch 1), and what its best is: measured on a corner."""
-    plain = unet.channels_last(model.network).to(memory_format=torch.contiguous_format)
-    layouts = {"NCHW": (plain, image)}
-    last = unet.channels_last(type_copy(model))
-    layouts["channels_last"] = (last, image.contiguous(memory_format=torch.channels_last))
+    plain: torch.nn.Module = copy.deepcopy(model.network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    last = unet.channels_last(copy.deepcopy(model.network))
+    layouts = {
+        "NCHW": (plain, image),
+        "channels_last": (last, image.contiguous(memory_format=torch.channels_last)),
+    }
     corner, took = min(1024, image.shape[-1]), {}
     for name, (network, pixels) in layouts.items():
         for batch in (1, 4):
@@ -126,13 +129,6 @@ def monai_best(
         lambda: monai_run(plain, image, 1, overlap, mode),
         f"{name}, windows in batches of {batch}",
     )
-
-
-def type_copy(model: TrainedModel) -> torch.nn.Module:
-    """The same network again, so that each layout has its own."""
-    import copy
-
-    return copy.deepcopy(model.network)
 
 
 @contextmanager
@@ -150,7 +146,9 @@ def engines(model: TrainedModel, threads: int, pixels: Array) -> dict[str, Engin
     else:
         part = pixels[:, :512, :512]
         sample = Sample(part, part[0], fit(part, model.record.prepare, stride=model.record.stride))
-        found["int8, not gated"] = OpenVinoEngine(model, threads, calibrate(convert(model), [sample], model.record.stride))
+        found["int8, not gated"] = OpenVinoEngine(
+            model, threads, calibrate(convert(model), [sample], model.record.stride)
+        )
     return found
 
 
@@ -196,7 +194,7 @@ def compare(name: str, side: int, repeats: int, threads: int) -> list[str]:
         wall, cpu = (statistics.median(getattr(one, what) for one in each) for what in ("wall", "cpu"))
         told = f"{far[kind]:.1e}" if kind in far else "-"
         print(f"  {kind:<32} {wall:7.3f} s wall {cpu:7.3f} s CPU {side * side / 1e6 / wall:6.2f} Mpx/s  error {told}")
-    return [line for line in ratios(name, took)]
+    return list(ratios(name, took))
 
 
 def ratios(name: str, took: Mapping[str, list[Took]]) -> Iterator[str]:
@@ -218,7 +216,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--networks", default="guide,nuclei")
-    parser.add_argument("--model", type=Path, help="a folder in place of the shipped model, e.g. with its int8 file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     lines = []

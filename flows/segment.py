@@ -62,6 +62,7 @@ def segment_folder_flow(
     device: str = "auto",
     engine: Literal["auto", "torch", "openvino", "openvino-int8"] = "auto",
     threads: int | None = None,
+    skip: bool = True,
     max_failed_fraction: float = 0.2,
     max_megapixels: float = 400.0,
     chunk_seconds: float = 30.0,
@@ -92,6 +93,7 @@ def segment_folder_flow(
         device: auto, cpu, cuda, cuda:1, mps, or cuda:0,cuda:1 to share the work.
         engine: What runs the network on a CPU; auto is OpenVINO where it is installed, else torch.
         threads: Threads of the CPU that predict; None takes as many as there are.
+        skip: Leave background out, where the model says how to know it.
         max_failed_fraction: The run itself fails when more than this part of the images failed (0 to 1).
         max_megapixels: Refuse images that are larger than this.
         chunk_seconds: About how much work one task holds, in seconds.
@@ -117,6 +119,7 @@ def segment_folder_flow(
         "device": device,
         "engine": engine,
         "threads": threads,
+        "skip": skip,
         "max_failed_fraction": max_failed_fraction,
         "max_megapixels": max_megapixels,
         "chunk_seconds": chunk_seconds,

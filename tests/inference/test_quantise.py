@@ -35,9 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
     for step in range(30):
         image, labels = squares(step)
         logits = network(torch.from_numpy(image[None].astype(np.float32) / 200))
-        loss = binary_cross_entropy_with_logits(
-            logits[0, 0], torch.from_numpy((labels > 0) * 1.0).float()
-        )
+        loss = binary_cross_entropy_with_logits(logits[0, 0], torch.from_numpy((labels > 0) * 1.0).float())
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
