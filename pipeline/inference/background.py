@@ -1,7 +1,7 @@
 """Tiles that hold nothing but background are not predicted, where the model's record says how to know them.
 
-The rule is about what a tile shows, halo included: every normalised value of every channel lies within `low`..`high`,
-and none is farther than `tolerance` from another of its channel. What the record promises of such a tile is that its
+The rule is about what a tile shows, halo included: its normalised values, of all channels together, lie within
+`low`..`high` and within `tolerance` of each other, so the tile is grey and flat. What the record promises of such a tile is that its
 foreground stays below the threshold everywhere; it is measured once for a model (`foreground_of_flat`).
 """
 
@@ -25,8 +25,8 @@ def is_background(tile: Array, preparation: Preparation, rule: FlatBackground) -
     axes = tuple(range(1, tile.ndim))
     ends = np.stack([tile.min(axis=axes), tile.max(axis=axes)], axis=1)[:, :, None]  # (C, 2, 1): an image of two pixels
     values = preparation.normalise(ends)[:, :, 0]
-    flat = values[:, 1] - values[:, 0] <= rule.tolerance
-    return bool(np.all(flat & (values[:, 0] >= rule.low) & (values[:, 1] <= rule.high)))
+    lowest, highest = float(values.min()), float(values.max())
+    return highest - lowest <= rule.tolerance and lowest >= rule.low and highest <= rule.high
 
 
 class SkippingEngine:

@@ -38,7 +38,7 @@ class ThresholdRecord(Strict):
 
 
 class FlatBackground(Strict):
-    """A tile whose normalised values all lie in low..high, no two of a channel farther apart than `tolerance`, shows
+    """A tile whose normalised values, of all channels, lie in low..high and within `tolerance` of each other shows
     background alone: the foreground of such tiles was measured to stay below the threshold.
     """
 
