@@ -15,6 +15,7 @@ from flows.options import (
     FOLDER,
     MODEL,
     NEW,
+    NO_SKIP,
     NO_TRACK,
     PAGES,
     SEGMENT_DEVICE,
@@ -190,6 +191,7 @@ Run the same command again: what is proven done is skipped, what is new or chang
 @SEGMENT_DEVICE
 @ENGINE
 @THREADS
+@NO_SKIP
 @NO_TRACK
 @click.pass_context
 def segment(ctx: click.Context, /, config_file: Path | None, dry_run: bool, no_track: bool, **options: Any) -> None:
@@ -201,7 +203,9 @@ def segment(ctx: click.Context, /, config_file: Path | None, dry_run: bool, no_t
     from pipeline.config import SegmentConfig, build_config, read_tree
 
     use_running_servers()
-    tree = (read_tree(config_file) if config_file else {}) | given(options) | ({"track": False} if no_track else {})
+    no_skip = options.pop("no_skip")
+    tree = (read_tree(config_file) if config_file else {}) | given(options)
+    tree |= ({"track": False} if no_track else {}) | ({"skip": False} if no_skip else {})
     config = build_config(SegmentConfig, tree, "segment")
     if dry_run:
         from pipeline.runs.segment_folder import plan_segmentation

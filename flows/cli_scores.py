@@ -12,6 +12,7 @@ from flows.options import (
     FOLDER,
     MODEL,
     NEW,
+    NO_SKIP,
     NO_TRACK,
     PAGES,
     SEGMENT_DEVICE,
@@ -47,9 +48,10 @@ Examples:
 @SEGMENT_DEVICE
 @ENGINE
 @THREADS
+@NO_SKIP
 @NO_TRACK
 @click.pass_context
-def evaluate(ctx: click.Context, /, as_json: bool, no_track: bool, **options: Any) -> None:
+def evaluate(ctx: click.Context, /, as_json: bool, no_skip: bool, no_track: bool, **options: Any) -> None:
     """Predict labelled images, then score the predictions: overall, per modality and per group.
 
     Exit code 3 when some images could not be scored; they are named and left out of the numbers.
@@ -60,7 +62,8 @@ def evaluate(ctx: click.Context, /, as_json: bool, no_track: bool, **options: An
     from pipeline.runs.evaluate_model import evaluate_model
 
     use_running_servers()
-    config = build_config(EvaluateConfig, given(options) | ({"track": False} if no_track else {}), "evaluate")
+    off = ({"track": False} if no_track else {}) | ({"skip": False} if no_skip else {})
+    config = build_config(EvaluateConfig, given(options) | off, "evaluate")
     with LiveProgress() as watch:
         scores = evaluate_model(config, watch)
     ctx.exit(_tell_scores(scores, as_json))

@@ -29,6 +29,7 @@ def evaluate_model_flow(
     device: str = "auto",
     engine: Literal["auto", "torch", "openvino", "openvino-int8"] = "auto",
     threads: int | None = None,
+    skip: bool = True,
     bootstrap: int = 1000,
 ) -> State[Any]:
     """Predict labelled images that the model has not seen, and score the predictions.
@@ -48,6 +49,7 @@ def evaluate_model_flow(
         device: auto, cpu, cuda, cuda:1, mps, or cuda:0,cuda:1 to share the work.
         engine: What runs the network on a CPU; auto is OpenVINO where it is installed, else torch.
         threads: Threads of the CPU that predict; None takes as many as there are.
+        skip: Leave background out, where the model says how to know it.
         bootstrap: How many resamplings the intervals are made of.
     """
     settings = {
@@ -65,6 +67,7 @@ def evaluate_model_flow(
         "device": device,
         "engine": engine,
         "threads": threads,
+        "skip": skip,
         "bootstrap": bootstrap,
     }
     scores = evaluate_model(build_config(EvaluateConfig, settings, "evaluate-model"), ShowProgress("evaluate"))

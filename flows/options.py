@@ -27,6 +27,7 @@ THREADS = click.option(
     type=click.IntRange(1),
     help="Threads of the CPU that predict.  [default: all]",
 )
+NO_SKIP = click.option("--no-skip", is_flag=True, help="Predict background too, where the model would leave it out.")
 TTA = click.option("--tta", is_flag=True, help="Mean over eight flips and turns: eight times the work.")
 PAGES = click.option(
     "--pages",

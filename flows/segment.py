@@ -65,6 +65,7 @@ def segment_folder_flow(
     device: str = "auto",
     engine: Literal["auto", "torch", "openvino", "openvino-int8"] = "auto",
     threads: int | None = None,
+    skip: bool = True,
     max_failed_fraction: float = 0.2,
     max_megapixels: float = 400.0,
     whole_megapixels: float = 16.0,
@@ -99,6 +100,7 @@ def segment_folder_flow(
         device: auto, cpu, cuda, cuda:1, mps, or cuda:0,cuda:1 to share the work.
         engine: What runs the network on a CPU; auto is OpenVINO where it is installed, else torch.
         threads: Threads of the CPU that predict; None takes as many as there are.
+        skip: Leave background out, where the model says how to know it.
         max_failed_fraction: The run itself fails when more than this part of the images failed (0 to 1).
         max_megapixels: Refuse images of which more than this must be decoded at once; tiled ones may be larger.
         whole_megapixels: Stream 2-D images that are larger than this: read, predict and write them by parts.
@@ -128,6 +130,7 @@ def segment_folder_flow(
         "device": device,
         "engine": engine,
         "threads": threads,
+        "skip": skip,
         "max_failed_fraction": max_failed_fraction,
         "max_megapixels": max_megapixels,
         "whole_megapixels": whole_megapixels,

@@ -39,6 +39,7 @@ class EngineOptions(Strict):
     device: str = "auto"  # cpu, cuda, cuda:1, mps, or several with commas that share the work
     engine: Literal["auto", "torch", "openvino", "openvino-int8"] = "auto"
     threads: PositiveInt | None = None  # of the CPU; None: as many as torch takes
+    skip: bool = True  # leave background tiles out, where the model says how to know them
 
 
 class SegmentConfig(ImageOptions, EngineOptions):

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 
 from pipeline.errors import ModelError, UsageError
+from pipeline.inference.background import SkippingEngine
 from pipeline.inference.device_engine import DeviceEngine
 from pipeline.inference.openvino_engine import Int8Engine, OpenVinoEngine
 from pipeline.inference.shared_engine import SharedEngine
@@ -57,11 +58,14 @@ def choose_device(device: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def make_engine(model: TrainedModel, device: str = "auto", engine: str = "auto", threads: int | None = None) -> Engine:
+def make_engine(
+    model: TrainedModel, device: str = "auto", engine: str = "auto", threads: int | None = None, *, skip: bool = False
+) -> Engine:
     """The engine for a model on a device, or on several (`cuda:0,cuda:1`) that share the work.
 
     `engine` auto is OpenVINO on a CPU where it is installed, else torch. `threads` (the CPU's) are by default as many
-    as torch would take, OMP_NUM_THREADS included.
+    as torch would take, OMP_NUM_THREADS included. `skip` leaves background out where the record says how to know it:
+    the engine is then a `SkippingEngine`.
 
     Raises ModelError where the record's halo or stride is too small for the network, or the engine cannot run it, and
     UsageError for names that do not exist or do not go together.
@@ -70,6 +74,11 @@ def make_engine(model: TrainedModel, device: str = "auto", engine: str = "auto",
     if engine not in ENGINES:
         raise UsageError("--engine", engine, ", ".join(ENGINES), "name one of these")
     check_grid(model.network, record.prepare.channels, record.stride, record.halo)
+    whole = _any_engine(model, device, engine, threads)
+    return SkippingEngine(whole, record.background) if skip and record.background is not None else whole
+
+
+def _any_engine(model: TrainedModel, device: str, engine: str, threads: int | None) -> Engine:
     devices = [choose_device(name.strip()) for name in device.split(",")]
     if len(devices) > 1:
         return SharedEngine([_on_device(model, one, engine) for one in devices])

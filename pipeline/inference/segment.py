@@ -12,7 +12,8 @@ import numpy as np
 
 from pipeline.config import FixedSize, ImageOptions
 from pipeline.errors import ImageError, ModelError
-from pipeline.inference.engines import make_engine
+from pipeline.inference.background import SkippingEngine
+from pipeline.inference.engines import Engine, make_engine
 from pipeline.inference.forward import on_grid
 from pipeline.inference.predict import predict
 from pipeline.inference.sizing import Glance, choose_zoom, median_diameter
@@ -32,7 +33,8 @@ _MICROMETRES = {"um": 1.0, "mm": 1000.0}
 class Segmented:
     """`labels` `(Y, X)` uint32 and `probabilities` `(K, Y, X)` float32 on the file's grid; `image` as it was read.
 
-    `statistics` are the zoom that was taken, the objects' median diameter (px) and what values were normalised by.
+    `statistics` are the zoom that was taken, the objects' median diameter (px), what values were normalised by, and how
+    many megapixels of tiles were skipped as background.
     """
 
     labels: Labels
@@ -47,10 +49,16 @@ class Segmenter:
     """A model and what runs it; the model's record decides channels, normalisation, windows and thresholds."""
 
     def __init__(
-        self, model: TrainedModel, device: str = "auto", engine: str = "auto", threads: int | None = None
+        self,
+        model: TrainedModel,
+        device: str = "auto",
+        engine: str = "auto",
+        threads: int | None = None,
+        *,
+        skip: bool = True,
     ) -> None:
         self.model = model
-        self.engine = make_engine(model, device, engine, threads)
+        self.engine = make_engine(model, device, engine, threads, skip=skip)
 
     def segment(
         self,
@@ -65,6 +73,7 @@ class Segmenter:
         asked about.
         """
         seconds: dict[str, float] = {}
+        skipped = _skipped(self.engine)
         with _timed(seconds, "read"):
             image = source.read()
         record, model = self.model.record, self.model
@@ -89,6 +98,7 @@ class Segmenter:
             "span": float(np.mean([1 / s if s else 0.0 for s in preparation.scale])),
             "windows": "exact" if record.halo is not None else "blended",
             "engine": self.engine.name,
+            "skipped": (_skipped(self.engine) - skipped) / 1e6,
         }
         return Segmented(labels, probabilities, sure, image, statistics, seconds)
 
@@ -140,6 +150,10 @@ class Segmenter:
         if not np.isfinite(size):
             raise ImageError("image", "no pixel size", "one in micrometres", "give --pixel-size")
         return float(size) / record.pixel_size
+
+
+def _skipped(engine: Engine) -> int:
+    return engine.skipped if isinstance(engine, SkippingEngine) else 0
 
 
 def _decode(planes: Pixels, preparation: Preparation, model: TrainedModel) -> tuple[Labels, Pixels, Confidence]:

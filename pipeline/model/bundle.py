@@ -37,6 +37,17 @@ class ThresholdRecord(Strict):
     minimum_seed: int = 3
 
 
+class FlatBackground(Strict):
+    """A tile whose normalised values, of all channels, lie in low..high and within `tolerance` of each other shows
+    background alone: the foreground of such tiles was measured to stay below the threshold.
+    """
+
+    kind: Literal["flat"] = "flat"
+    low: float
+    high: float
+    tolerance: float
+
+
 class ModelRecord(Strict):
     """What travels beside the weights. `diameter` is the median object's, in model pixels."""
 
@@ -51,6 +62,7 @@ class ModelRecord(Strict):
     halo: int | None  # None: the network sees the whole field, its windows are blended
     diameter: float | None = None
     pixel_size: float | None = None  # um
+    background: FlatBackground | None = None  # how to know tiles that need not be predicted; None: all are
     confidence: float | None = None  # images below it are doubtful: on validation their AP@.5 was under .5
     weights_sha256: str = ""
     provenance: dict[str, Any] = Field(default_factory=dict)

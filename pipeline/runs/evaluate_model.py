@@ -108,7 +108,8 @@ def _load(config: EvaluateConfig) -> "Segmenter":
     from pipeline.inference.segment import Segmenter
     from pipeline.model.bundle import load_model
 
-    return Segmenter(load_model(find_any_model(config.model)), config.device, config.engine, config.threads)
+    model = load_model(find_any_model(config.model))
+    return Segmenter(model, config.device, config.engine, config.threads, skip=config.skip)
 
 
 def _open(case: Case, options: ImageOptions) -> "FileSource":

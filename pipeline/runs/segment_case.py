@@ -80,11 +80,11 @@ def load_segmenter(job: ChunkJob) -> Segments:
     """The job's model on its device, loaded once a process. Raises ModelError."""
     with _loading:
         config = job.config
-        return _load(job.model, job.model_digest, config.device, config.engine, config.threads)
+        return _load(job.model, job.model_digest, config.device, config.engine, config.threads, config.skip)
 
 
 @functools.lru_cache(maxsize=1)
-def _load(folder: Path, digest: str, device: str, engine: str, threads: int | None) -> Segments:
+def _load(folder: Path, digest: str, device: str, engine: str, threads: int | None, skip: bool) -> Segments:
     from pipeline.inference.segment import Segmenter
     from pipeline.model.bundle import load_model
 
@@ -92,7 +92,7 @@ def _load(folder: Path, digest: str, device: str, engine: str, threads: int | No
     if model.digest != digest:
         wanted = f"{digest[:12]}, as the run began"
         raise ModelError(str(folder), f"digest {model.digest[:12]}", wanted, "let the model be, and run again")
-    return Segmenter(model, device, engine, threads)
+    return Segmenter(model, device, engine, threads, skip=skip)
 
 
 @dataclass(frozen=True)

@@ -77,3 +77,13 @@ def test_export_copies_into_a_new_folder_only(model, tmp_path, capsys):
     assert {p.name for p in (tmp_path / "copy").iterdir()} == {"model.json", "weights.safetensors"}
     assert run(["models", "export", "nuclei", str(tmp_path / "copy")]) == 1
     assert "name another one" in capsys.readouterr().err
+
+
+def test_quantise_tells_what_was_kept(monkeypatch, tmp_path, capsys):
+    """The lines of the job, one after the other."""
+    from pipeline.runs import quantise_model
+
+    monkeypatch.setattr(quantise_model, "quantise_model", lambda name, data, watch: [f"kept {name}", f"of {data.name}"])
+    (tmp_path / "data.csv").write_text("")
+    assert run(["models", "quantise", "shipped:nuclei", "--data", str(tmp_path / "data.csv")]) == 0
+    assert capsys.readouterr().out.splitlines() == ["kept shipped:nuclei", "of data.csv"]

@@ -1,0 +1,101 @@
+"""Tiles that hold nothing but background are not predicted, where the model's record says how to know them.
+
+The rule is about what a tile shows, halo included: its normalised values, of all channels together, lie within
+`low`..`high` and within `tolerance` of each other, so the tile is grey and flat. What the record promises of such a tile is that its
+foreground stays below the threshold everywhere; it is measured once for a model (`foreground_of_flat`).
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.inference.forward import identity
+from pipeline.model.bundle import FlatBackground
+from pipeline.model.prepare import Preparation
+from pipeline.types import Array, Pixels
+
+if TYPE_CHECKING:
+    from pipeline.inference.engines import Engine
+
+
+def is_background(tile: Array, preparation: Preparation, rule: FlatBackground) -> bool:
+    """Whether the record's rule holds for a raw tile `(C, y, x)`."""
+    axes = tuple(range(1, tile.ndim))
+    ends = np.stack([tile.min(axis=axes), tile.max(axis=axes)], axis=1)[:, :, None]  # (C, 2, 1): an image of two pixels
+    values = preparation.normalise(ends)[:, :, 0]
+    lowest, highest = float(values.min()), float(values.max())
+    return highest - lowest <= rule.tolerance and lowest >= rule.low and highest <= rule.high
+
+
+class SkippingEngine:
+    """An engine that answers 0 for background, at once. `skipped` counts the pixels of such tiles, halo included."""
+
+    def __init__(self, engine: "Engine", rule: FlatBackground) -> None:
+        self._engine, self._rule, self.skipped = engine, rule, 0
+        self.name, self.outputs, self.halo, self.stride = engine.name, engine.outputs, engine.halo, engine.stride
+
+    @property
+    def core(self) -> int:
+        """The other engine's."""
+        return self._engine.core
+
+    def map(self, tiles: Iterable[Array], preparation: Preparation) -> Iterator[Pixels]:
+        """As the other engine's, in order; of tiles that are skipped only the shape is held."""
+        order: deque[tuple[int, ...] | None] = deque()  # the shape of a tile to skip, None for one that is predicted
+
+        def predicted() -> Iterator[Array]:
+            for tile in tiles:
+                if is_background(tile, preparation, self._rule):
+                    self.skipped += int(np.prod(tile.shape[1:]))
+                    order.append(tile.shape[1:])
+                else:
+                    order.append(None)
+                    yield tile
+
+        for answer in self._engine.map(predicted(), preparation):
+            yield from self._blanks(order)
+            order.popleft()
+            yield answer
+        yield from self._blanks(order)
+
+    def _blanks(self, order: "deque[tuple[int, ...] | None]") -> Iterator[Pixels]:
+        while order:
+            shape = order[0]
+            if shape is None:
+                return
+            order.popleft()
+            yield np.zeros((self.outputs, *shape), np.float32)
+
+
+def foreground_of_flat(engine: "Engine", channels: int, rule: FlatBackground, side: int, steps: int = 9) -> float:
+    """The largest foreground probability that an engine gives for tiles which the rule calls background.
+
+    They are `side` px wide and as wild as the rule allows: constant, noise, stripes and a disc `tolerance` high, on
+    levels from `low` to `high`, in all channels alike and in each alone, so a rule can be tried before it is recorded.
+    """
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[:side, :side]
+    patterns = [
+        np.zeros((side, side)),
+        random.random((side, side)),
+        (random.random((side, side)) > 0.5) * 1.0,
+        (y // 8 % 2) * 1.0,
+        np.hypot(y - side / 2, x - side / 2) < 10,
+        np.hypot(y % 32 - 16, x % 32 - 16) < 8,
+        np.hypot(y - side / 2, x - side / 2) >= 10,
+    ]
+    levels = np.linspace(rule.low, max(rule.low, rule.high - rule.tolerance), steps)
+
+    def tiles() -> Iterator[Array]:
+        for level in levels:
+            for pattern in patterns:
+                plane = (level + rule.tolerance * pattern).astype(np.float32)
+                yield np.repeat(plane[None], channels, axis=0)
+                for channel in range(channels if channels > 1 else 0):
+                    alone = np.full((channels, side, side), level, np.float32)
+                    alone[channel] = plane
+                    yield alone
+
+    return max(float(answer[0].max()) for answer in engine.map(tiles(), identity(channels, (side, side))))
