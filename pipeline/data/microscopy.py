@@ -9,6 +9,7 @@ since nothing writes that format.
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -106,8 +107,16 @@ def open_nd2(path: Path, choice: Choice) -> Planes:
     import nd2
 
     file = nd2.ND2File(path)
-    weakref.finalize(file, file.close)
-    return nd2_planes(str(path), file, choice)
+    return _closing(file, lambda: nd2_planes(str(path), file, choice))
+
+
+def _closing(file: Any, opened: Callable[[], Planes]) -> Planes:
+    """The planes of a file that is closed with the last of them, or at once where it is refused."""
+    with ExitStack() as stack:
+        stack.callback(file.close)
+        planes = opened()
+        weakref.finalize(planes, stack.pop_all().close)
+    return planes
 
 
 def nd2_planes(where: str, file: Any, choice: Choice) -> Planes:
@@ -147,15 +156,18 @@ def open_lif(path: Path, choice: Choice) -> Planes:
 
     try:
         file = liffile.LifFile(path)
-        weakref.finalize(file, file.close)
-        images = list(file.images)
     except liffile.LifFileError as error:
         raise ValueError(str(error)) from error
-    shapes = [image.shape for image in images]
-    return lif_planes(str(path), images[pick_series(str(path), [i.name for i in images], shapes, choice)], file)
+
+    def opened() -> Planes:
+        images = list(file.images)
+        names, shapes = [image.name for image in images], [image.shape for image in images]
+        return lif_planes(str(path), images[pick_series(str(path), names, shapes, choice)])
+
+    return _closing(file, opened)
 
 
-def lif_planes(where: str, image: Any, file: Any) -> Planes:
+def lif_planes(where: str, image: Any) -> Planes:
     """`image` is a liffile.LifImage: sizes, dtype, coords (metres), frame(C=..., Z=..., T=...)."""
     sizes = {str(axis): int(length) for axis, length in image.sizes.items()}
     height, width, colours = sizes.pop("Y"), sizes.pop("X"), sizes.pop("S", 1)
@@ -164,7 +176,7 @@ def lif_planes(where: str, image: Any, file: Any) -> Planes:
         raise ImageError(where, f"axes {', '.join(sizes)}", "T, Z, C, Y and X", "export as OME-TIFF")
     lock = threading.Lock()
 
-    def plane(places: Mapping[str, int], rows: slice, columns: slice, held: Any = file) -> Array:
+    def plane(places: Mapping[str, int], rows: slice, columns: slice) -> Array:
         at = [dict(places) | ({"C": c} if "C" in image.sizes else {}) for c in range(channels)]
         with lock:
             frames = [np.asarray(image.frame(**one)).reshape(height, width, colours) for one in at]
@@ -181,8 +193,7 @@ def open_czi(path: Path, choice: Choice) -> Planes:
 
     options = czi.CacheOptions(type=czi.CacheType.Standard, max_memory_usage=_CZI_CACHE)
     file = czi.CziReader(str(path), cache_options=options)
-    weakref.finalize(file, file.close)
-    return czi_planes(str(path), file, choice)
+    return _closing(file, lambda: czi_planes(str(path), file, choice))
 
 
 def czi_planes(where: str, file: Any, choice: Choice) -> Planes:

@@ -4,6 +4,7 @@ The stand-in has the documented interface of nd2.ND2File (sizes, dtype, loop_ind
 nothing writes .nd2, so that no real file is read here.
 """
 
+import gc
 import struct
 import sys
 from collections import namedtuple
@@ -123,10 +124,27 @@ def test_a_damaged_lif_is_refused(tmp_path):
             open_image(tmp_path / "a.lif").read()
 
 
+def test_files_are_closed_with_the_last_that_needs_them(tmp_path, monkeypatch):
+    """Open while the image is, closed when it goes or is refused."""
+    liffile = pytest.importorskip("liffile")
+    closed = []
+    close = liffile.LifFile.close
+    monkeypatch.setattr(liffile.LifFile, "close", lambda file: closed.append(1) or close(file))
+    source = open_image(lif(tmp_path / "a.lif", STACK))
+    source.read()
+    assert not closed
+    del source
+    gc.collect()
+    assert closed == [1]
+    with pytest.raises(ImageError, match="--series 7"):
+        open_image(tmp_path / "a.lif", series="7")
+    assert closed == [1, 1]
+
+
 def test_lif_axes_that_are_no_image_are_refused():
     """Channels in several dimensions have names that say nothing."""
     with pytest.raises(ImageError, match="axes C1"):
-        lif_planes("a.lif", SimpleNamespace(sizes={"C1": 2, "Y": 3, "X": 4}), None)
+        lif_planes("a.lif", SimpleNamespace(sizes={"C1": 2, "Y": 3, "X": 4}))
 
 
 class Nikon:
