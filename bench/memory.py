@@ -97,7 +97,9 @@ def ours(slide: Path, scratch: Path) -> dict[str, float]:
     config = SegmentConfig(folder=slide.parent, out=scratch, diameter="native")
     source = open_image(slide, max_megapixels=1e6)
     start, processor = time.perf_counter(), time.process_time()
-    large = segment_large(source, segmenter, config, scratch / "work", "bench", scratch / "labels.tif", lambda _: None)
+    large = segment_large(
+        source, segmenter, config, scratch / "work", "bench", scratch / "labels.tif", None, lambda _: None
+    )
     return {
         "wall": time.perf_counter() - start,
         "processor": time.process_time() - processor,

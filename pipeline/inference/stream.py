@@ -22,7 +22,7 @@ from pipeline.inference.engines import Engine
 from pipeline.inference.grid import ModelGrid
 from pipeline.inference.planes import PlaneStore
 from pipeline.inference.predict import predict_tiles, tile_grid
-from pipeline.inference.stitch import Stitcher
+from pipeline.inference.stitch import Owned, Stitcher
 from pipeline.model.bundle import TrainedModel
 from pipeline.model.decode import to_bytes
 from pipeline.model.prepare import Preparation
@@ -35,10 +35,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Part:
-    """What a block adds: its objects' rows, its core's pixels `(C, y, x)`, and cores whose labels are final now."""
+    """What a block adds: its objects and their rows, its core's pixels `(C, y, x)`, and cores whose labels are final.
+
+    `owned` numbers the objects from 1, in the order of their rows.
+    """
 
     objects: "pd.DataFrame"
-    core: Window
+    owned: Owned
     pixels: Array
     labels: tuple[tuple[Window, Labels], ...]
     cut: int
@@ -119,7 +122,7 @@ class Stream:
                     decoded.objects["label"] += stitcher.count
                     finals = tuple(stitcher.add(decoded.owned))
                     self.watch(Event("decode", number + 1, len(blocks), {"objects": stitcher.count}))
-                    yield Part(decoded.objects, decoded.owned.core, decoded.pixels, finals, decoded.cut, decoded.sums)
+                    yield Part(decoded.objects, decoded.owned, decoded.pixels, finals, decoded.cut, decoded.sums)
             finally:
                 written.stopped = True
 

@@ -163,12 +163,14 @@ def _stream(case: Case, job: ChunkJob, opened: ImageSource, source: Product, sta
     scratch = scratch_folder(job.out, identity)
     with stages.stage("load"):
         segmenter = load_segmenter(job)
-    label = job.out / label_paths(case, False)[0]
+    label, *outline = (job.out / name for name in label_paths(case, job.config.geojson))
     with stages.stage("segment"):
-        large = segment_large(opened, segmenter, job.config, scratch, identity, label, watch)
+        large = segment_large(opened, segmenter, job.config, scratch, identity, label, next(iter(outline), None), watch)
     with stages.stage("read"):
         _check_unchanged(case, source.stamp)
-    outputs = {f"labels/{label.relative_to(job.out / 'labels').as_posix()}": Product.of(label, large.label_sha256)}
+    digests = (large.label_sha256, large.outlines_sha256)
+    names = label_paths(case, job.config.geojson)
+    outputs = {name: Product.of(job.out / name, sha256) for name, sha256 in zip(names, digests, strict=False)}
     with stages.stage("picture"):
         _write_picture(job.out / picture_path(case.id), large.overview, large.overview_labels)
     row = {name: _plain(value) for name, value in describe_large(large, opened).items()}

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from pipeline.types import Array, Geometry, Image, ImageSource, Labels, Watch, W
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pipeline.data.geojson import Piece
     from pipeline.inference.stream import Part
 
 log = logging.getLogger("maskline.segment")
@@ -121,6 +123,7 @@ class Large:
     sample_labels: Labels
     table: Path
     label_sha256: str
+    outlines_sha256: str
     confidence: float
     statistics: Mapping[str, float | str]
 
@@ -132,9 +135,14 @@ def segment_large(
     scratch: Path,
     identity: str,
     label_path: Path,
+    outline_path: Path | None,
     watch: Watch,
 ) -> Large:
-    """Segment an opened 2-D image into `label_path`, a tiled pyramid; `scratch` keeps what a killed run had done."""
+    """Segment an opened 2-D image into `label_path`, a tiled pyramid, and its outlines into `outline_path` (GeoJSON).
+
+    `scratch` keeps what a killed run had done.
+    """
+    from pipeline.data.geojson import write_outlines
     from pipeline.data.pyramids import LabelPyramid
 
     scratch.mkdir(parents=True, exist_ok=True)
@@ -142,16 +150,26 @@ def segment_large(
     shape: tuple[int, int] = (source.shape[1], source.shape[2])
     overview, rows = Overview(source.shape, source.dtype), _Rows(scratch / "objects.parquet")
     fullest = _Fullest()
+    outlines_sha256 = ""
     try:
         with LabelPyramid(scratch, shape, source.geometry) as pyramid:
-            for part in streaming.parts():
-                rows.add(part.objects, part.cut)
-                overview.add_pixels(part.core, part.pixels)
-                fullest.see(part)
-                for window, labels in part.labels:
-                    pyramid.put(window.start[0], window.start[1], labels)
-                    overview.add_labels(window, labels)
-                    fullest.take(window, labels)
+
+            def pieces() -> "Iterator[Piece]":
+                for part in streaming.parts():
+                    rows.add(part.objects, part.cut)
+                    overview.add_pixels(part.owned.core, part.pixels)
+                    fullest.see(part)
+                    for window, labels in part.labels:
+                        pyramid.put(window.start[0], window.start[1], labels)
+                        overview.add_labels(window, labels)
+                        fullest.take(window, labels)
+                    if outline_path is not None:
+                        yield from _pieces(part)
+
+            if outline_path is not None:
+                outlines_sha256 = write_outlines(outline_path, pieces())
+            else:
+                deque(pieces(), maxlen=0)
             sha256 = pyramid.write(label_path)
     finally:
         rows.close()
@@ -167,9 +185,22 @@ def segment_large(
         sample_labels=fullest.labels,
         table=rows.path,
         label_sha256=sha256,
+        outlines_sha256=outlines_sha256,
         confidence=streaming.confidence,
         statistics=streaming.statistics,
     )
+
+
+def _pieces(part: "Part") -> "Iterator[Piece]":
+    """A block's objects as outlines are drawn of."""
+    from pipeline.data.geojson import Piece
+
+    top, left = part.owned.region.start
+    columns = ["label", "bbox_top_px", "bbox_left_px", "bbox_bottom_px", "bbox_right_px", "confidence"]
+    rows = part.objects[columns].itertuples(index=False)
+    for own, (label, y0, x0, y1, x1, sure) in enumerate(rows, start=1):
+        inside = part.owned.labels[y0 - top : y1 - top, x0 - left : x1 - left] == own
+        yield Piece(int(label), int(y0), int(x0), inside, float(sure))
 
 
 def scratch_folder(out: Path, identity: str) -> Path:
@@ -209,7 +240,7 @@ class _Fullest:
 
     def see(self, part: "Part") -> None:
         if len(part.objects) > self.count:
-            self.count, self._core, self.pixels = len(part.objects), part.core, part.pixels
+            self.count, self._core, self.pixels = len(part.objects), part.owned.core, part.pixels
             self.labels = np.zeros(part.pixels.shape[1:], np.uint32)
 
     def take(self, window: Window, labels: Labels) -> None:

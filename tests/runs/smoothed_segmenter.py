@@ -13,7 +13,7 @@ from pipeline.model.bundle import ModelRecord, TrainedModel, describe_network
 class SmoothedEngine:
     """What `pipeline.inference.engines.Engine` asks for; reaches 6 px. `killed_after` tiles it is interrupted."""
 
-    name, outputs, core, halo, stride = "smoothed", 3, 256, 16, 16
+    name, outputs, core, halo, stride = "smoothed", 3, 256, 16, 4
 
     def __init__(self, killed_after: int = 10**9):
         self.tiles, self.killed_after = 0, killed_after

@@ -9,7 +9,7 @@ from smoothed_segmenter import make_segmenter
 from squares import fingerprint, make_model
 
 from pipeline.config import SegmentConfig
-from pipeline.data.labels import read_labels
+from pipeline.data.labels import read_geojson, read_labels
 from pipeline.runs import segment_case
 from pipeline.runs.segment_folder import segment_folder
 from pipeline.runs.verify_folder import verify_folder
@@ -18,6 +18,7 @@ from pipeline.types import Geometry, Image
 
 SIDE = 2600  # more than a block of 2,048
 CORNERS = 1  # of four blocks, where the image is predicted once more to compare
+SMALL = 1  # the tile of the small image
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,13 @@ def test_its_labels_are_a_pyramid_with_the_objects_whole(run, tmp_path):
         assert labels[y, 2044] == labels[y, 2051] > 0
 
 
+def test_its_outlines_are_written_as_its_parts_come(run, tmp_path):
+    """GeoJSON of a streamed image, drawn again, is its label image."""
+    run(geojson=True)
+    labels, _ = read_labels(tmp_path / "out/labels/large.tif")
+    assert np.array_equal(read_geojson(tmp_path / "out/geojson/large.geojson", labels.shape), labels)
+
+
 def test_a_killed_run_goes_on_and_ends_the_same(run, tmp_path):
     """Interrupted after two bands; the next run predicts the third alone, and all bytes are those of a calm run."""
     run("calm")
@@ -100,7 +108,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(run, tmp_path):
     assert list((tmp_path / "out/.maskline/large").glob("*/band-*.planes"))
     again = make_segmenter()
     run(segmenter=again)
-    assert again.engine.tiles == 3 * 11 + CORNERS
+    assert again.engine.tiles == 3 * 11 + CORNERS + SMALL
     assert fingerprint(tmp_path / "out") == fingerprint(tmp_path / "calm")
 
 
@@ -110,4 +118,4 @@ def test_other_settings_do_not_take_over_the_work(run, tmp_path):
         run(segmenter=make_segmenter(killed_after=8 * 11 + 3))
     again = make_segmenter()
     run(segmenter=again, channel=0)
-    assert again.engine.tiles == 11 * 11 + CORNERS
+    assert again.engine.tiles == 11 * 11 + CORNERS + SMALL
