@@ -25,6 +25,15 @@ class Sizes:
 SIZES = Sizes()
 
 
+def band_of(width: int) -> int:
+    """Rows of a band for an image of this width, so that very wide ones take no more memory.
+
+    >>> band_of(20_000), band_of(60_000)
+    (1024, 512)
+    """
+    return 1024 if width <= 32_768 else 512
+
+
 @dataclass(frozen=True)
 class Block:
     """One block: its place in the grid, its core, and the image it lies in."""

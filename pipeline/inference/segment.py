@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.config import FixedSize, ImageOptions
 from pipeline.errors import ImageError, ModelError
 from pipeline.inference.background import SkippingEngine
+from pipeline.inference.blocks import Sizes, band_of
 from pipeline.inference.engines import Engine, make_engine
 from pipeline.inference.forward import on_grid
 from pipeline.inference.predict import predict
@@ -118,8 +119,9 @@ class Segmenter:
             ).zoom
         shape = tuple(max(1, round(side * zoom)) for side in seen.preparation.original)
         preparation = replace(seen.preparation, shape=(shape[0], shape[1]))
+        sizes = Sizes(band=band_of(preparation.shape[1]))
         stream = Stream(
-            self.model, self.engine, source, preparation, scratch, identity, options.channel, options.tta, watch=watch
+            self.model, self.engine, source, preparation, scratch, identity, options.channel, options.tta, sizes, watch
         )
         return Streamed(stream, zoom, workers=max(1, (os.cpu_count() or 2) // 2))
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from pipeline.data.files import atomic_write, sha256_file
 from pipeline.results.ledger import Entry, Ledger, Product, read_product
 from pipeline.results.lock import STATE, writing
-from pipeline.runs.plan_segmentation import Plan, read_record
-from pipeline.runs.segment_case import picture_path
+from pipeline.runs.case_products import picture_path
+from pipeline.runs.model_record import read_record
+from pipeline.runs.plan_segmentation import Plan
 from pipeline.runs.segment_chunk import SHARDS
 from pipeline.types import FORMAT_VERSION, Case
 

@@ -5,6 +5,7 @@ Nothing is written here, so that `--dry-run` is exactly this.
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +19,14 @@ from pipeline.errors import EmptyError, ImageError, InputError, UsageError
 from pipeline.results.ledger import Entry, Ledger, why_redo
 from pipeline.results.lock import PRODUCTS, STATE
 from pipeline.results.names import label_stems
-from pipeline.runs.segment_case import label_paths, open_asked
+from pipeline.runs.case_products import label_paths
+from pipeline.runs.model_record import RECORD, read_record
+from pipeline.runs.plan_large import StreamCost, stream_cost
+from pipeline.runs.segment_case import is_large, open_asked
 from pipeline.runs.segment_chunk import LEDGER, SHARDS
 from pipeline.types import Case, Chunk, Skipped
 
 RESULTS_VERSION = 1  # raised when the same image, model and settings would give other numbers than before
-RECORD = "model.json"  # as pipeline.model.bundle has it, which is not imported: a run with nothing to do needs no torch
 SPEED = 0.6  # megapixels a second, until the ledger knows better
 OVERHEAD = 0.03  # seconds an image, whatever its size
 MOST_IN_A_CHUNK = 500  # so that a killed run loses little, however fast the machine
@@ -38,6 +41,7 @@ class Planned:
     case: Case
     reason: str
     megapixels: float
+    cost: StreamCost | None = None  # of an image that is streamed
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,16 @@ class Plan:
     @property
     def memory(self) -> float:
         """Bytes, about, at the largest image."""
-        return MEMORY + MEMORY_A_PIXEL * 1e6 * max((planned.megapixels for planned in self.todo), default=0.0)
+        whole = max((planned.megapixels for planned in self.todo if planned.cost is None), default=0.0)
+        streamed = max((planned.cost.memory for planned in self.todo if planned.cost), default=0.0)
+        return max(MEMORY + MEMORY_A_PIXEL * 1e6 * whole, streamed)
 
     def lines(self) -> list[str]:
         """For a person: every image that would be done and why, every one that would be skipped, and the cost."""
-        lines = [f"do    {p.case.relative}  ({p.reason}, {p.megapixels:.2f} megapixels)" for p in self.todo]
+        lines = [
+            f"do    {p.case.relative}  ({p.reason}, {p.megapixels:.2f} megapixels{f', {p.cost}' if p.cost else ''})"
+            for p in self.todo
+        ]
         lines += [f"skip  {skipped.case}  ({skipped.reason})" for skipped in self.skipped]
         chunks = f"in {len(self.chunks):,} chunk{'s' if len(self.chunks) != 1 else ''}"
         lines.append(f"{len(self.todo):,} to do {chunks}, {len(self.skipped):,} skipped, {len(self.cases):,} in all")
@@ -145,19 +154,17 @@ def _find_cases(config: SegmentConfig) -> tuple[list[Case], list[Case]]:
     return asked, [case for case in whole if case.relative not in names]
 
 
-def _megapixels(case: Case, config: SegmentConfig, exact: bool) -> float:
+def _plan(case: Case, reason: str, config: SegmentConfig, record: Mapping[str, Any], exact: bool) -> Planned:
     """From the header; for small files, unless `exact`, from the size at a byte a pixel. 0 for what does not open."""
     try:
         size = case.image.stat().st_size
         if size < LARGE_FILE and not exact and case.image.is_file():
-            return size / 1e6
-        shape = open_asked(case.image, config).shape
+            return Planned(case, reason, size / 1e6)
+        opened = open_asked(case.image, config)
     except (ImageError, OSError):
-        return 0.0
-    pixels = 1
-    for length in shape[1:]:
-        pixels *= length
-    return pixels / 1e6
+        return Planned(case, reason, 0.0)
+    cost = stream_cost(opened.shape, opened.dtype.itemsize, record) if is_large(opened, config) else None
+    return Planned(case, reason, math.prod(opened.shape[1:]) / 1e6, cost)
 
 
 def learn_speed(entries: Iterable[Entry], model: str) -> float:
@@ -225,7 +232,8 @@ def make_plan(config: SegmentConfig, found: Found, ledger: Ledger, exact: bool =
     cases = [replace(case, id=stems[case.relative]) for case in asked]
     reasons = _reasons(cases, ledger, config, digest, settings)
     wanted = [case for case in cases if reasons[case.relative]]
-    todo = tuple(Planned(case, reasons[case.relative], _megapixels(case, config, exact)) for case in wanted)
+    record = read_record(found.model)
+    todo = tuple(_plan(case, reasons[case.relative], config, record, exact) for case in wanted)
     speed = learn_speed(ledger.entries.values(), digest)
     return Plan(
         config=config,
@@ -259,12 +267,3 @@ def plan_segmentation(config: SegmentConfig) -> Plan:
     """What `segment` would do now, with estimates; writes nothing (`--dry-run`)."""
     config = absolute(config)
     return make_plan(config, find_work(config), Ledger(config.out / LEDGER), exact=True)
-
-
-def read_record(model: Path) -> dict[str, Any]:
-    """The model's record as plain values; empty where it is no JSON (loading it says why)."""
-    try:
-        record = json.loads((model / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.data.files import atomic_write
 from pipeline.results.lock import writing
 from pipeline.runs.collect_results import Collected
-from pipeline.runs.plan_segmentation import Plan, read_record
+from pipeline.runs.model_record import read_record
+from pipeline.runs.plan_segmentation import Plan
 from pipeline.types import FORMAT_VERSION, Done, Failed, Outcome
 
 if TYPE_CHECKING:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.config import ImageOptions, SegmentConfig
-from pipeline.data.files import atomic_write, sha256_file
+from pipeline.data.files import sha256_file
 from pipeline.errors import ImageError, MasklineError, ModelError, OutputError
 from pipeline.results.ledger import Entry, Product, Stamp, stamp
-from pipeline.results.lock import STATE, is_output_trouble, output_error, writing
-from pipeline.results.names import label_suffix
+from pipeline.results.lock import is_output_trouble, output_error, writing
+from pipeline.runs.case_products import describe_small, label_paths, picture_path, plain, write_picture, write_products
+from pipeline.runs.model_record import read_record
 from pipeline.runs.stages import Stages, Watched
 from pipeline.types import Case, Image, ImageSource, Labels, Watch, unwatched
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("maskline.segment")
 TRIED = 50_000_000  # values; a larger image is not read twice
-PICTURES = f"{STATE}/pictures"
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,7 @@ def _answer(opened: ImageSource, job: ChunkJob, stages: Stages) -> Answer:
 
 def _stream(case: Case, job: ChunkJob, opened: ImageSource, source: Product, stages: Stages, watch: Watch) -> Worked:
     """One image larger than memory, from file to files."""
+    from pipeline.runs.plan_large import check_disk, stream_cost
     from pipeline.runs.segment_large import describe_large, scratch_folder, segment_large
 
     identity = f"{source.sha256} {job.model_digest} {job.settings}"
@@ -164,6 +165,7 @@ def _stream(case: Case, job: ChunkJob, opened: ImageSource, source: Product, sta
     with stages.stage("load"):
         segmenter = load_segmenter(job)
     label, *outline = (job.out / name for name in label_paths(case, job.config.geojson))
+    check_disk(stream_cost(opened.shape, opened.dtype.itemsize, read_record(job.model)), job.out)
     with stages.stage("segment"):
         large = segment_large(opened, segmenter, job.config, scratch, identity, label, next(iter(outline), None), watch)
     with stages.stage("read"):
@@ -172,8 +174,8 @@ def _stream(case: Case, job: ChunkJob, opened: ImageSource, source: Product, sta
     names = label_paths(case, job.config.geojson)
     outputs = {name: Product.of(job.out / name, sha256) for name, sha256 in zip(names, digests, strict=False)}
     with stages.stage("picture"):
-        _write_picture(job.out / picture_path(case.id), large.overview, large.overview_labels)
-    row = {name: _plain(value) for name, value in describe_large(large, opened).items()}
+        write_picture(job.out / picture_path(case.id), large.overview, large.overview_labels)
+    row = {name: plain(value) for name, value in describe_large(large, opened).items()}
     entry = Entry(case.relative, case.id, "done", source, job.model_digest, job.settings, outputs, row, stages.rounded)
     return Worked(entry, large.table)
 
@@ -221,90 +223,21 @@ def _explain(error: Exception, case: Case) -> tuple[str, str]:
     return text, "look into maskline.log; if the file opens elsewhere, report this with the file"
 
 
-def label_paths(case: Case, geojson: bool) -> tuple[str, ...]:
-    """What is written for an image, below the results folder: its labels, and outlines where asked for."""
-    label = f"labels/{case.id}{label_suffix(case.relative)}"
-    return (label, f"geojson/{case.id}.geojson") if geojson else (label,)
-
-
-def picture_path(stem: str) -> str:
-    """Where the report's preview of an image lies, below the results folder."""
-    return f"{PICTURES}/{stem}.jpg"
-
-
 def _finish(case: Case, job: ChunkJob, answer: Answer, source: Product, stages: Stages) -> Worked:
     from pipeline.scoring.measure import measure
 
     with stages.stage("measure"):
         objects = measure(answer.labels, answer.image, answer.confidence.objects if answer.confidence else None)
-        row = _row(answer, objects)
+        row = describe_small(answer, objects)
     with stages.stage("write"):
-        outputs = _write(case, job, answer)
+        outputs = write_products(case, job.out, job.config.geojson, answer)
     with stages.stage("picture"):
-        _write_picture(job.out / picture_path(case.id), answer.image, answer.labels)
+        write_picture(job.out / picture_path(case.id), answer.image, answer.labels)
     inner = {name: value for name, value in answer.seconds.items() if name != "read"}
     stages.seconds["segment"] = max(0.0, stages.seconds["segment"] - sum(inner.values()))
     stages.seconds.update(inner)
     entry = Entry(case.relative, case.id, "done", source, job.model_digest, job.settings, outputs, row, stages.rounded)
     return Worked(entry, objects)
-
-
-def _row(answer: Answer, objects: "pd.DataFrame") -> dict[str, Any]:
-    """The columns of images.csv: `area` is the mean object's in px², `density` objects per megapixel, `intensity` the
-    mean over objects and channels in the file's own values.
-    """
-    import numpy as np
-
-    from pipeline.results.quality import appearance
-
-    shape, count = answer.image.spatial_shape, len(objects)
-    megapixels = float(np.prod(shape)) / 1e6
-    means = [np.asarray(objects[name], np.float64) for name in objects.columns if name.startswith("intensity_mean_")]
-    row: dict[str, Any] = {
-        "objects": count,
-        "area": float(np.mean(np.asarray(objects["area_px2"], np.float64))) if count else None,
-        "density": count / megapixels if megapixels else None,
-        "intensity": float(np.mean(means)) if count and means else None,
-        "height": shape[-2],
-        "width": shape[-1],
-        "planes": shape[0] if len(shape) == 3 else 1,
-        "channels": int(answer.image.pixels.shape[0]),
-        "dtype": str(answer.image.pixels.dtype),
-        **appearance(answer.image, answer.labels),
-        "confidence": answer.confidence.image if answer.confidence else None,
-        **{f"model_{name}": value for name, value in answer.statistics.items()},
-    }
-    return {name: _plain(value) for name, value in row.items()}
-
-
-def _plain(value: Any) -> Any:
-    """A number or text that JSON can hold; NaN is "not known"."""
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and value != value else value
-
-
-def _write(case: Case, job: ChunkJob, answer: Answer) -> dict[str, Product]:
-    from pipeline.data.geojson import write_geojson
-    from pipeline.data.labels import write_labels
-
-    outputs = {}
-    for name in label_paths(case, job.config.geojson):
-        path = job.out / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if name.startswith("labels/"):
-            sha256 = write_labels(path, answer.labels, answer.image.geometry, case.image)
-        else:
-            sha256 = write_geojson(path, answer.labels)
-        outputs[name] = Product.of(path, sha256)
-    return outputs
-
-
-def _write_picture(path: Path, image: Image, labels: Labels) -> None:
-    from pipeline.results.pictures import preview
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, preview(image, labels), durable=False)
 
 
 def _failure(case: Case, job: ChunkJob, source: Product, stages: Stages, error: Exception) -> Entry:

@@ -9,7 +9,8 @@ from squares import draw, make_model
 
 from pipeline.config import GuideUNet, MaskTarget, PrepareConfig, SegmentConfig
 from pipeline.errors import ImageError, ModelError, OutputError
-from pipeline.runs.segment_case import ChunkJob, label_paths, load_segmenter, segment_case
+from pipeline.runs.case_products import label_paths
+from pipeline.runs.segment_case import ChunkJob, load_segmenter, segment_case
 from pipeline.runs.stages import Stages, Watched
 from pipeline.types import Case, Geometry, Image
 

@@ -1,5 +1,8 @@
 """Images that are streamed, from folder to results."""
 
+import shutil
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -11,7 +14,7 @@ from squares import fingerprint, make_model
 from pipeline.config import SegmentConfig
 from pipeline.data.labels import read_geojson, read_labels
 from pipeline.runs import segment_case
-from pipeline.runs.segment_folder import segment_folder
+from pipeline.runs.segment_folder import plan_segmentation, segment_folder
 from pipeline.runs.verify_folder import verify_folder
 from pipeline.scoring.measure import measure
 from pipeline.types import Geometry, Image
@@ -119,3 +122,21 @@ def test_other_settings_do_not_take_over_the_work(run, tmp_path):
     again = make_segmenter()
     run(segmenter=again, channel=0)
     assert again.engine.tiles == 11 * 11 + CORNERS + SMALL
+
+
+def test_a_dry_run_tells_what_streaming_will_cost(run, images, tmp_path):
+    """Tiles, memory and disk of the large image; none of it for the small one."""
+    config = SegmentConfig(folder=images, out=tmp_path / "out", model=str(tmp_path / "model"), whole_megapixels=1.0)
+    large, small, *_ = plan_segmentation(config).lines()
+    assert "large.tif" in large
+    assert "6.76 megapixels, streamed: about 36 tiles, 1.2 GB of memory, 0.0 GB of disk" in large
+    assert "streamed" not in small
+
+
+def test_an_image_the_disk_has_no_room_for_is_refused_beforehand(run, tmp_path, monkeypatch):
+    """The row says how much is free and how much is needed; the other image is done."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1e6))
+    summary = run()
+    assert (summary.done, summary.failed) == (1, 1)
+    assert "0.0 GB free on the disk" in summary.failures[0].error
+    assert not (tmp_path / "out/labels/large.tif").exists()

@@ -1,0 +1,86 @@
+"""What one image leaves in the results folder: label file, outlines, the report's picture, its row of images.csv."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.data.files import atomic_write
+from pipeline.results.ledger import Product
+from pipeline.results.lock import STATE
+from pipeline.results.names import label_suffix
+from pipeline.types import Case, Image, Labels
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline.runs.segment_case import Answer
+
+PICTURES = f"{STATE}/pictures"
+
+
+def label_paths(case: Case, geojson: bool) -> tuple[str, ...]:
+    """What is written for an image, below the results folder: its labels, and outlines where asked for."""
+    label = f"labels/{case.id}{label_suffix(case.relative)}"
+    return (label, f"geojson/{case.id}.geojson") if geojson else (label,)
+
+
+def picture_path(stem: str) -> str:
+    """Where the report's preview of an image lies, below the results folder."""
+    return f"{PICTURES}/{stem}.jpg"
+
+
+def describe_small(answer: "Answer", objects: "pd.DataFrame") -> dict[str, Any]:
+    """The columns of images.csv: `area` is the mean object's in px², `density` objects per megapixel, `intensity` the
+    mean over objects and channels in the file's own values.
+    """
+    import numpy as np
+
+    from pipeline.results.quality import appearance
+
+    shape, count = answer.image.spatial_shape, len(objects)
+    megapixels = float(np.prod(shape)) / 1e6
+    means = [np.asarray(objects[name], np.float64) for name in objects.columns if name.startswith("intensity_mean_")]
+    row: dict[str, Any] = {
+        "objects": count,
+        "area": float(np.mean(np.asarray(objects["area_px2"], np.float64))) if count else None,
+        "density": count / megapixels if megapixels else None,
+        "intensity": float(np.mean(means)) if count and means else None,
+        "height": shape[-2],
+        "width": shape[-1],
+        "planes": shape[0] if len(shape) == 3 else 1,
+        "channels": int(answer.image.pixels.shape[0]),
+        "dtype": str(answer.image.pixels.dtype),
+        **appearance(answer.image, answer.labels),
+        "confidence": answer.confidence.image if answer.confidence else None,
+        **{f"model_{name}": value for name, value in answer.statistics.items()},
+    }
+    return {name: plain(value) for name, value in row.items()}
+
+
+def plain(value: Any) -> Any:
+    """A number or text that JSON can hold; NaN is "not known"."""
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and value != value else value
+
+
+def write_products(case: Case, out: Path, geojson: bool, answer: "Answer") -> dict[str, Product]:
+    from pipeline.data.geojson import write_geojson
+    from pipeline.data.labels import write_labels
+
+    outputs = {}
+    for name in label_paths(case, geojson):
+        path = out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.startswith("labels/"):
+            sha256 = write_labels(path, answer.labels, answer.image.geometry, case.image)
+        else:
+            sha256 = write_geojson(path, answer.labels)
+        outputs[name] = Product.of(path, sha256)
+    return outputs
+
+
+def write_picture(path: Path, image: Image, labels: Labels) -> None:
+    from pipeline.results.pictures import preview
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, preview(image, labels), durable=False)
