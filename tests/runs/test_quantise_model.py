@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import PrepareConfig, SeparatedTarget
 from pipeline.config import NucleiUNet as Config
+from pipeline.config import PrepareConfig, SeparatedTarget
 from pipeline.data.manifest import load_data
 from pipeline.data.simulate import simulate_dataset
 from pipeline.errors import InputError, ModelError
