@@ -2,8 +2,7 @@
 
 The rule is about what a tile shows, halo included: its normalised values, of all channels together, lie within
 `low`..`high` and within `tolerance` of each other, so the tile is grey and flat. What the record promises of such a
-tile is that its foreground stays below the threshold everywhere; it is measured once for a model
-(`foreground_of_flat`).
+tile is that its foreground stays below the threshold everywhere; it is measured once (`foreground_of_flat`).
 """
 
 from collections import deque

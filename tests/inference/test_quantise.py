@@ -10,12 +10,13 @@ import torch
 from made_model import make_model
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from pipeline.data.simulate import simulate_image
 from pipeline.errors import ModelError
 from pipeline.inference import quantise as quantising
 from pipeline.inference.engines import make_engine
 from pipeline.inference.predict import predict
 from pipeline.inference.quantise import crops, mean_dice, quantise
-from pipeline.model.bundle import TrainedModel
+from pipeline.model.bundle import TrainedModel, find_model, load_model
 from pipeline.model.prepare import Preparation, fit
 
 
@@ -109,3 +110,17 @@ def test_calibration_crops_are_the_richest_part(model) -> None:
     ((crop, offset, scale),) = crops([labelled], 4)
     assert crop.shape == (1, 3, 256, 256) and crop.std() > 0.2
     assert offset.tolist() == [[[[0.0]]] * 3] and scale.tolist() == [[[[1.0]]] * 3]
+
+
+@pytest.mark.slow
+def test_the_shipped_int8_file_belongs_to_the_shipped_model() -> None:
+    """It is found by the digest of the record that ships, and finds the nuclei of a made image as float32 does."""
+    shipped = load_model(find_model("shipped:nuclei"))
+    made, truth = simulate_image(np.random.default_rng(5), "fluorescence", (320, 384))
+    pixels = np.repeat(made[None], 3, axis=0)
+    image = Example(pixels, truth, fit(pixels, shipped.record.prepare, stride=shipped.record.stride))
+    scores = [
+        mean_dice(make_engine(shipped, "cpu", name), [image], shipped.thresholds.foreground)
+        for name in ("openvino", "openvino-int8")
+    ]
+    assert scores[0] > 0.8 and abs(scores[0] - scores[1]) < 0.01
