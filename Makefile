@@ -11,7 +11,7 @@ install: $(STAMP)  ## maskline and its tools, at the exact versions of constrain
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,imagenet]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,imagenet,export]'
 	touch $@
 
 check: $(STAMP)  ## style, types, and the direction of the imports
