@@ -11,7 +11,7 @@ install: $(STAMP)  ## maskline and its tools, at the exact versions of constrain
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,imagenet,microscopy]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,export,imagenet,microscopy,openvino]'
 	touch $@
 
 check: $(STAMP)  ## style, types, and the direction of the imports

@@ -2,13 +2,14 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from flows.names import config_path
 from flows.options import EXISTING, NEW
 
 if TYPE_CHECKING:
@@ -80,17 +81,53 @@ def show(model: str) -> None:
     click.echo((_find(model) / "model.json").read_text(encoding="utf-8").rstrip())
 
 
-@models.command(epilog="\b\nExample:\n  maskline models describe shipped:nuclei")
-@click.argument("model")
-def describe(model: str) -> None:
-    """What MODEL is, in words: its card if it has one, else the main points of its record."""
-    folder = _find(model)
+@models.command(
+    epilog="""\b
+Examples:
+  maskline models describe shipped:nuclei
+  maskline models describe nuclei --shape 1024x1024
+  maskline models describe configs/guide-clean.yaml
+"""
+)
+@click.argument("name", metavar="MODEL|CONFIG")
+@click.option("--shape", default="", metavar="[Z x] Y x X", help="Describe the network at this input, e.g. 512x512.")
+@click.option("--layers", is_flag=True, help="Also a model's network: layers, receptive field, work and memory.")
+def describe(name: str, shape: str, layers: bool) -> None:
+    """What MODEL is, in words; or the network of MODEL or of a training's CONFIG, layer by layer.
+
+    A YAML file is a CONFIG, anything else a MODEL: its card if it has one, else the main points of its record.
+    """
+    if Path(name).suffix in {".yaml", ".yml"}:
+        from pipeline.runs.describe_network import describe_config
+
+        _say(describe_config(config_path(name), _sides(shape)).lines())
+        return
+    folder = _find(name)
+    if shape or layers:
+        from pipeline.runs.describe_network import describe_model
+
+        _say(describe_model(folder, _sides(shape)).lines())
+        return
     card = folder / "README.md"
     if card.is_file():
         click.echo(card.read_text(encoding="utf-8").rstrip())
         return
-    for line in describe_record(json.loads((folder / "model.json").read_text(encoding="utf-8"))):
+    _say(describe_record(json.loads((folder / "model.json").read_text(encoding="utf-8"))))
+
+
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
         click.echo(line)
+
+
+def _sides(shape: str) -> tuple[int, ...]:
+    """Sides as `512x512` says them; raises UsageError where it says something else."""
+    from pipeline.errors import UsageError
+
+    sides = shape.replace(" ", "").split("x") if shape else []
+    if not all(side.isdecimal() for side in sides):
+        raise UsageError("--shape", repr(shape), "whole numbers with x between", "give it as 256x256")
+    return tuple(int(side) for side in sides)
 
 
 def describe_record(record: Mapping[str, Any]) -> list[str]:
@@ -155,20 +192,36 @@ def quantise(model: str, data: Path) -> None:
         click.echo(line)
 
 
-@models.command(epilog="\b\nExample:\n  maskline models export nuclei@champion nuclei-for-the-other-lab")
+@models.command(
+    epilog="""\b
+Examples:
+  maskline models export nuclei@champion --out nuclei-for-the-other-lab
+  maskline models export nuclei --format onnx --out nuclei.onnx
+  maskline models export nuclei --format bioimageio --out nuclei.zip --author "A. Author" --licence MIT
+"""
+)
 @click.argument("model")
-@click.argument("folder", type=NEW)
-def export(model: str, folder: Path) -> None:
-    """Copy MODEL into a new FOLDER: safetensors and JSON, to take along and give to --model."""
-    import shutil
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["folder", "torch", "onnx", "bioimageio"]),
+    default="folder",
+    show_default=True,
+    help="maskline's folder, a torch.export program, ONNX, or a bioimage.io package.",
+)
+@click.option("--out", type=NEW, required=True, help="Where to; must not exist yet.")
+@click.option("--author", default="", help="Who made it, for bioimage.io.")
+@click.option("--licence", default="CC-BY-4.0", show_default=True, help="Its SPDX name, for bioimage.io.")
+def export(model: str, form: str, out: Path, author: str, licence: str) -> None:
+    """Take MODEL elsewhere. Every format carries the model's record; onnx and bioimageio need maskline[export].
 
-    from pipeline.errors import OutputError
+    What is exported answers with probabilities of a prepared image, and is checked against torch to 1e-4.
+    """
+    from flows.addresses import use_running_servers
+    from pipeline.runs.export_model import as_format, export_model
 
-    source = _find(model)
-    if folder.exists():
-        raise OutputError(f"export to {folder}", "something there already", "a new folder", "name another one")
-    shutil.copytree(source, folder)
-    click.echo(f"{model} -> {folder}")
+    use_running_servers()
+    _say(export_model(model, as_format(form), out, author=author, licence=licence).lines())
 
 
 COMMANDS: tuple[click.Command, ...] = (models,)

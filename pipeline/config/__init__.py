@@ -35,6 +35,7 @@ from pipeline.config.networks import (
     UNetPlusPlus,
     VGG19UNet,
     VNet,
+    single_network,
 )
 from pipeline.config.optimisers import (
     SGD,
@@ -144,4 +145,5 @@ __all__ = [
     "exclusive",
     "load_config",
     "read_tree",
+    "single_network",
 ]

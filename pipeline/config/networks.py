@@ -256,3 +256,8 @@ class Ensemble(Strict):
 
 
 NetworkConfig = Annotated[_Ours | _Encoders | _Monais | Ensemble, Field(discriminator="kind")]
+
+
+def single_network(config: NetworkConfig) -> SingleNetwork:
+    """The architecture itself: an ensemble's member, else the config as it is."""
+    return config.member if isinstance(config, Ensemble) else config

@@ -80,6 +80,15 @@ def exclusive(target: "Target") -> bool:
     return isinstance(target, ThreeClassTarget)
 
 
+def head_channels(target: "Target") -> int:
+    """How many output channels a network needs for a target.
+
+    >>> [head_channels(target) for target in (MaskTarget(), SeparatedTarget(), ThreeClassTarget())]
+    [1, 3, 3]
+    """
+    return 1 if isinstance(target, MaskTarget) else 3
+
+
 Target = MaskTarget | SeparatedTarget | ThreeClassTarget
 TargetConfig = Annotated[Target, Field(discriminator="kind")]
 
@@ -194,6 +203,18 @@ class TrainConfig(Strict):
     def _has_published_weights(self) -> "TrainConfig":
         if self.pretrained == "imagenet" and not self.network.published:
             raise ValueError(f"pretrained: imagenet needs a network with published weights, not {self.network.kind}")
+        return self
+
+    @model_validator(mode="after")
+    def _network_fits(self) -> "TrainConfig":
+        network = self.network
+        if network.in_channels != self.prepare.channels:
+            raise ValueError(f"network.in_channels is {network.in_channels}, prepare.channels {self.prepare.channels}")
+        if network.out_channels != head_channels(self.target):
+            wanted = head_channels(self.target)
+            raise ValueError(
+                f"network.out_channels is {network.out_channels}; target {self.target.kind} takes {wanted}"
+            )
         return self
 
     @model_validator(mode="after")

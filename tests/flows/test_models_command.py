@@ -71,11 +71,24 @@ def test_describe_prints_the_card_or_the_main_points(model, capsys):
     assert capsys.readouterr().out == "# The nuclei model\n"
 
 
-def test_export_copies_into_a_new_folder_only(model, tmp_path, capsys):
-    """The copy is whole; an existing folder is never written into."""
-    assert run(["models", "export", "nuclei", str(tmp_path / "copy")]) == 0
-    assert {p.name for p in (tmp_path / "copy").iterdir()} == {"model.json", "weights.safetensors"}
-    assert run(["models", "export", "nuclei", str(tmp_path / "copy")]) == 1
+def test_describe_a_config_layer_by_layer(tmp_path, capsys):
+    """A YAML file is a training's config: its network at the asked size, and a size that does not fit is refused."""
+    config = tmp_path / "mine.yaml"
+    config.write_text("network: {kind: nuclei_unet, filters: [4, 8]}\n")
+    assert run(["models", "describe", str(config), "--shape", "32x48"]) == 0
+    said = capsys.readouterr().out
+    assert "down.1.0   Conv2d" in said and "4 x 32 x 48" in said and "exact, halo" in said and "GFLOP per Mpx" in said
+    assert run(["models", "describe", str(config), "--shape", "33x48"]) == 2
+    assert "divisible by 2 x 2" in capsys.readouterr().err
+    assert run(["models", "describe", str(config), "--shape", "big"]) == 2
+
+
+def test_export_copies_to_a_new_place_only(tmp_path, capsys):
+    """The copy is whole; what exists is never written into."""
+    out = str(tmp_path / "copy")
+    assert run(["models", "export", "shipped:nuclei", "--out", out]) == 0
+    assert {p.name for p in (tmp_path / "copy").iterdir()} >= {"model.json", "weights.safetensors"}
+    assert run(["models", "export", "shipped:nuclei", "--out", out]) == 1
     assert "name another one" in capsys.readouterr().err
 
 

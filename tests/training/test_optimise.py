@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -23,6 +23,7 @@ from pipeline.config import (
     TrainConfig,
     build_config,
 )
+from pipeline.errors import ConfigError
 from pipeline.training.optimise import Stand, build_optimiser, learning_rate
 
 
@@ -44,6 +45,7 @@ def test_constant_step_and_polynomial_by_hand() -> None:
     assert learning_rate(Polynomial(), 1.0, Stand(0, 1.2)) == 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.01, 10), max_size=40), st.integers(0, 4))
 def test_plateau_is_torchs(losses: list[float], patience: int) -> None:
     """After any history the rate is what ReduceLROnPlateau has come to, though nothing of it was stored."""
@@ -92,6 +94,24 @@ def test_optimisers_are_torchs(config: OptimiserConfig, theirs: object) -> None:
         ends.append(learns.detach())
     torch.testing.assert_close(*ends)
     assert ends[0].max() < 1
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        ({"network": {"kind": "vgg19_unet"}}, "out_channels is 1; target separated takes 3"),
+        ({"prepare": {"channels": 1}}, "in_channels is 3, prepare.channels 1"),
+        ({"loss": {"kind": "cross_entropy"}}, "cross_entropy is not for target separated, whose classes may overlap"),
+        (
+            {"loss": {"kind": "bce"}, "target": {"kind": "three_class"}},
+            "bce is not for target three_class, whose classes exclude each other",
+        ),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(tree: dict[str, object], said: str) -> None:
+    """Network, target, channels and loss have to agree before anything is read or trained."""
+    with pytest.raises(ConfigError, match=said):
+        build_config(TrainConfig, tree, "config")
 
 
 def test_configs_choose_by_kind() -> None:

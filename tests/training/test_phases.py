@@ -81,7 +81,7 @@ def test_a_phase_ends_when_its_patience_does(tmp_path: Path) -> None:
 def test_the_last_convolution_of_vgg_is_really_unfrozen() -> None:
     """`features.34` alone of the encoder: 2,359,808 parameters, with gradients; the rest of the encoder has none."""
     phases = (Phase(epochs=1, lr=1e-4), Phase(epochs=1, lr=1e-5, unfreeze=("features.34.*",)))
-    config = TrainConfig(network=VGG19UNet(filters=(4, 4, 4, 4)), freeze=("features.*",), phases=phases)
+    config = TrainConfig(network=VGG19UNet(filters=(4, 4, 4, 4), out_channels=3), freeze=("features.*",), phases=phases)
     network = start_training(config, "cpu").network
     encoder = [parameter for name, parameter in network.named_parameters() if name.startswith("features.")]
     assert not any(parameter.requires_grad for parameter in encoder)

@@ -93,7 +93,7 @@ def test_the_made_files_are_as_large_as_the_published_models() -> None:
 @pytest.mark.parametrize(
     ("config", "shapes", "unused"),
     [
-        (VGG19UNet(filters=SLIM), vgg19_shapes(), ("classifier.",)),
+        (VGG19UNet(filters=SLIM, out_channels=3), vgg19_shapes(), ("classifier.",)),
         (
             MobileNetUNet(filters=SLIM),
             mobilenet_shapes(),

@@ -1,0 +1,125 @@
+"""A model as a bioimage.io package (model description 0.5): ONNX weights, test tensors, the record beside them."""
+
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import unet
+from pipeline.config import Divide, PrepareConfig
+from pipeline.errors import ModelError
+from pipeline.model.bundle import TrainedModel
+
+_OPSET = 18
+
+
+def write_package(
+    model: TrainedModel, module: nn.Module, onnx: Path, out: Path, free: bool, *, author: str, licence: str
+) -> None:
+    """Write the package to `out` (a zip file); raises ModelError where bioimageio.spec's validator finds fault."""
+    try:
+        from bioimageio.spec import ValidationContext, load_description, save_bioimageio_package
+        from bioimageio.spec.model.v0_5 import ModelDescr
+    except ImportError as error:
+        raise ModelError(
+            "export to bioimage.io", f"{error.name} missing", "the export extra", "pip install 'maskline[export]'"
+        ) from None
+    with tempfile.TemporaryDirectory() as folder, ValidationContext(perform_io_checks=True, root=Path(folder)):
+        place = Path(folder)
+        raw, answer = _test_tensors(model, module)
+        np.save(place / "input.npy", raw)
+        np.save(place / "output.npy", answer)
+        (place / "weights.onnx").write_bytes(onnx.read_bytes())
+        (place / "README.md").write_text(_documentation(model), encoding="utf-8")
+        (place / "model.json").write_text(model.record.model_dump_json(indent=2), encoding="utf-8")
+        description = ModelDescr.model_validate(_description(model, place, raw.shape, free, author, licence))
+        save_bioimageio_package(description, output_path=out)
+    found = load_description(out, perform_io_checks=True)
+    if found.validation_summary.status == "failed":
+        out.unlink(missing_ok=True)
+        raise ModelError(str(out), found.validation_summary.format(), "a valid package", "report this")
+
+
+def _test_tensors(model: TrainedModel, module: nn.Module) -> tuple[np.ndarray, np.ndarray]:
+    """A raw image `(1, C, Y, X)` of values in [0, 255] and the probabilities that belong to it."""
+    from pipeline.model.prepare import fit
+    from pipeline.runs.export_model import example_image
+
+    raw = (example_image(model)[:1] * 255).round().numpy()
+    preparation = fit(raw[0], model.record.prepare.model_copy(update={"size": PrepareConfig().size}), stride=1)
+    with torch.no_grad():
+        answer = module(torch.from_numpy(preparation.apply(raw[0]))[None])
+    return raw, answer.numpy()
+
+
+def _documentation(model: TrainedModel) -> str:
+    record = model.record
+    lines = [
+        f"# {record.name}",
+        f"A {record.network.kind} trained by maskline: probabilities of {', '.join(record.outputs)}.",
+        "How probabilities become objects, at which size it wants its images, and where it comes from is said in the "
+        "record, `model.json`, which is also in the metadata of the ONNX file.",
+        "## Validation",
+        "See the provenance in the record.",
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def _preprocessing(model: TrainedModel) -> list[dict[str, Any]]:
+    normalise = model.record.prepare.normalise
+    if isinstance(normalise, Divide):
+        first: dict[str, Any] = {"id": "scale_linear", "kwargs": {"gain": 1 / normalise.by, "offset": 0.0}}
+    else:
+        limits = {"min_percentile": normalise.low, "max_percentile": normalise.high}
+        first = {"id": "scale_range", "kwargs": {"axes": ["y", "x"], **limits}}
+    return [first, {"id": "clip", "kwargs": {"min": -0.5, "max": 1.5}}]
+
+
+def _description(
+    model: TrainedModel, place: Path, shape: tuple[int, ...], free: bool, author: str, licence: str
+) -> dict[str, Any]:
+    record, stride = model.record, unet.stride_of(model.network)
+    sides: dict[str, Any] = dict(zip(("y", "x"), shape[2:], strict=True))
+    if free and isinstance(stride, int):
+        sides = {axis: {"min": side, "step": stride} for axis, side in sides.items()}
+    halo = {"halo": record.halo} if record.halo else {}
+    channels = [f"channel{number}" for number in range(record.prepare.channels)]
+    image = {
+        "id": "image",
+        "axes": [
+            {"type": "batch"},
+            {"type": "channel", "channel_names": channels},
+            *({"type": "space", "id": axis, "size": size} for axis, size in sides.items()),
+        ],
+        "preprocessing": [{"id": "ensure_dtype", "kwargs": {"dtype": "float32"}}, *_preprocessing(model)],
+        "test_tensor": {"source": place / "input.npy"},
+    }
+    probabilities = {
+        "id": "probabilities",
+        "axes": [
+            {"type": "batch"},
+            {"type": "channel", "channel_names": list(record.outputs)},
+            *({"type": "space", "id": axis, "size": {"tensor_id": "image", "axis_id": axis}, **halo} for axis in sides),
+        ],
+        "test_tensor": {"source": place / "output.npy"},
+    }
+    return {
+        "name": record.name,
+        "description": f"{record.network.kind}: probabilities of {', '.join(record.outputs)}",
+        "authors": [{"name": author or "not given"}],
+        "cite": [{"text": "Ronneberger et al., U-Net (2015)", "doi": "10.1007/978-3-319-24574-4_28"}],
+        "license": licence,
+        "tags": ["segmentation", "unet", "2d"],
+        "documentation": {"source": place / "README.md"},
+        "attachments": [{"source": place / "model.json"}],
+        "inputs": [image],
+        "outputs": [probabilities],
+        "weights": {"onnx": {"source": place / "weights.onnx", "opset_version": _OPSET}},
+        "timestamp": datetime.now(UTC).isoformat(),
+        "format_version": "0.5.4",
+        "type": "model",
+    }

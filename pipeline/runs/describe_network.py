@@ -1,0 +1,178 @@
+"""What a network is, before or after it is trained: layers, size, reach, work and memory.
+
+Shapes, operations and memory come from one forward pass on torch's `meta` device: nothing is computed, so that any
+input size can be asked about on any machine.
+"""
+
+import copy
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+from torch.utils.flop_counter import FlopCounterMode
+
+import unet
+from pipeline.config import SingleNetwork, TrainConfig, build_config, read_tree, single_network
+from pipeline.errors import UsageError
+from pipeline.model.halo import probe_halos
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module without modules inside: its name, kind, output shape `(C, (Z,) Y, X)` and parameters."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `maskline models describe` says of a network at an input `(C, (Z,) Y, X)`."""
+
+    kind: str
+    input: tuple[int, ...]
+    layers: tuple[Layer, ...]
+    parameters: int
+    as_keras: int
+    stride: tuple[int, ...]
+    halos: tuple[int, ...] | None
+    flops: int  # two for each multiplication with addition
+    weight_bytes: int
+    peak_bytes: int  # activations that live at the same time, input included
+
+    def lines(self) -> list[str]:
+        """A table of layers, and what matters about the whole."""
+        voxels, unit = prod(self.input[1:]), "Mpx" if len(self.input) == 3 else "Mvoxel"
+        width = max(len(layer.name) for layer in self.layers)
+        kinds = max(len(layer.kind) for layer in self.layers)
+        rows = [
+            f"{layer.name:<{width}}  {layer.kind:<{kinds}}  {_times(layer.shape):>20}  {layer.parameters:>12,}"
+            for layer in self.layers
+        ]
+        tiles = "blended: it looks at the whole field" if self.halos is None else f"exact, halo {_times(self.halos)} px"
+        return [
+            f"{'layer':<{width}}  {'kind':<{kinds}}  {'output':>20}  {'parameters':>12}",
+            *rows,
+            "",
+            f"network     {self.kind}",
+            f"parameters  {self.parameters:,} ({self.as_keras:,} with moving statistics)",
+            f"input       {_times(self.input)}; sides divisible by {_times(self.stride)}",
+            f"tiles       {tiles}",
+            f"work        {self.flops / 1e9 / (voxels / 1e6):,.1f} GFLOP per {unit}",
+            f"memory      {self.weight_bytes / 2**20:,.1f} MiB of weights, {self.peak_bytes / 2**20:,.1f} MiB of "
+            "activations at once when predicting (float32)",
+        ]
+
+
+def _times(numbers: Sequence[int]) -> str:
+    return " x ".join(map(str, numbers))
+
+
+class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of all tensors that live at the same time, by their storages; `peak` is the most there were."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.alive = self.peak = 0
+        self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def see(self, tensor: Tensor) -> None:
+        """Count a tensor's storage from now until it is gone."""
+        storage = tensor.untyped_storage()
+        if storage in self._known:
+            return
+        self._known.add(storage)
+        size = storage.nbytes()
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
+        weakref.finalize(storage, self._gone, size)
+
+    def _gone(self, size: int) -> None:
+        self.alive -= size
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        answer = func(*args, **(kwargs or {}))
+        for value in tree_flatten(answer)[0]:
+            if isinstance(value, Tensor):
+                self.see(value)
+        return answer
+
+
+def _shape_of(answer: Any) -> tuple[int, ...]:
+    first = answer[0] if isinstance(answer, tuple | list) else answer
+    return tuple(first.shape[1:]) if isinstance(first, Tensor) else ()
+
+
+def _watch_layers(network: nn.Module, found: list[Layer]) -> None:
+    for name, module in network.named_modules():
+        if any(True for _ in module.children()) or not name:
+            continue
+
+        def note(module: nn.Module, _: Any, answer: Any, name: str = name) -> None:
+            found.append(Layer(name, type(module).__name__, _shape_of(answer), unet.count_parameters(module)))
+
+        module.register_forward_hook(note)
+
+
+def describe_network(config: SingleNetwork, network: nn.Module, shape: Sequence[int] = ()) -> Description:
+    """Describe a network of `config` at an image of `shape` `((Z,) Y, X)`; without one, 8 strides or 256 px a side.
+
+    Raises UsageError for a shape that does not fit the network.
+    """
+    stride = unet.stride_of(network)
+    strides = stride if isinstance(stride, tuple) else (stride,) * config.dimensions
+    sides = tuple(shape) or tuple(each * max(2, 256 // each if config.dimensions == 2 else 4) for each in strides)
+    if len(sides) != len(strides) or any(side < 1 or side % each for side, each in zip(sides, strides, strict=True)):
+        raise UsageError(
+            "--shape", _times(sides), f"{len(strides)} sides divisible by {_times(strides)}", "give it as 256x256"
+        )
+    drawn = copy.deepcopy(network).eval().to("meta")
+    image = torch.empty(1, config.in_channels, *sides, device="meta")
+    layers: list[Layer] = []
+    with torch.no_grad():
+        with PeakMemory() as memory:
+            memory.see(image)
+            drawn(image)
+        with FlopCounterMode(display=False) as counter:
+            drawn(image)
+        _watch_layers(drawn, layers)
+        drawn(image)
+    tensors = [*network.parameters(), *network.buffers()]
+    return Description(
+        kind=config.kind,
+        input=(config.in_channels, *sides),
+        layers=tuple(layers),
+        parameters=unet.count_parameters(network),
+        as_keras=unet.count_as_keras(network),
+        stride=strides,
+        halos=probe_halos(network, config.in_channels, strides),
+        flops=counter.get_total_flops(),
+        weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+        peak_bytes=memory.peak,
+    )
+
+
+def describe_config(path: Path, shape: Sequence[int] = ()) -> Description:
+    """The network of a training's YAML config, before any training."""
+    config = build_config(TrainConfig, read_tree(path), str(path)).network
+    network = unet.build(config.kind, **config.model_dump(exclude={"kind"}))
+    return describe_network(config, network, shape)
+
+
+def describe_model(folder: Path, shape: Sequence[int] = ()) -> Description:
+    """The network of a trained model; of an ensemble one member, as all are alike."""
+    from pipeline.model.bundle import load_model
+
+    model = load_model(folder)
+    config = single_network(model.record.network)
+    members = getattr(model.network, "members", None)
+    return describe_network(config, members[0] if members is not None else model.network, shape)

@@ -1,0 +1,174 @@
+"""Take a model elsewhere: as maskline's folder, a torch.export program, ONNX, or a bioimage.io package.
+
+What is exported answers with probabilities `(N, K, (Z,) Y, X)` of a prepared image `(N, C, (Z,) Y, X)`, and carries the
+model's record. Sides may be any multiple of the stride where torch can trace the network so, else they are fixed.
+"""
+
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+import unet
+from pipeline.config import single_network
+from pipeline.errors import ModelError, OutputError, UsageError
+from pipeline.model.bundle import RECORD, TrainedModel, load_model
+from pipeline.model.targets import activate
+from pipeline.runs.find_model import find_any_model
+
+Format = Literal["folder", "torch", "onnx", "bioimageio"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+TOLERANCE = 1e-4
+_LEAST = 128  # px a side of the image it is checked with
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Where it lies, the largest difference from torch's own answer, and whether sides are free."""
+
+    path: Path
+    difference: float
+    free_sides: bool
+
+    def lines(self) -> list[str]:
+        """A line or two for a person."""
+        sides = "any multiple of the stride" if self.free_sides else "fixed, as torch cannot trace it otherwise"
+        checked = f"largest difference from torch {self.difference:.1e}; sides {sides}"
+        return [str(self.path), *([checked] if np.isfinite(self.difference) else [])]
+
+
+def as_format(name: str) -> Format:
+    """The format of a name; raises UsageError for one that there is not."""
+    for form in FORMATS:
+        if form == name:
+            return form
+    raise UsageError("--format", name, f"one of {', '.join(FORMATS)}", "name one of these")
+
+
+class Probabilities(nn.Module):
+    """A trained network with what comes after it: logits to probabilities."""
+
+    def __init__(self, model: TrainedModel) -> None:
+        super().__init__()
+        self.network, self.target = model.network, model.record.target
+
+    def forward(self, image: Tensor) -> Tensor:
+        return activate(self.network(image), self.target)
+
+
+def export_model(name: str, form: Format, out: Path, *, author: str = "", licence: str = "CC-BY-4.0") -> Exported:
+    """Write the model that `name` means to `out`, which must not exist yet.
+
+    Raises OutputError where `out` exists, and ModelError where a library is missing, the network cannot be exported,
+    or the exported model answers with something else than torch (by more than 1e-4).
+    """
+    if out.exists():
+        raise OutputError(f"export to {out}", "something there already", "a new path", "name another one")
+    folder = find_any_model(name)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if form == "folder":
+        shutil.copytree(folder, out)
+        return Exported(out, float("nan"), True)
+    model = load_model(folder)
+    text = (folder / RECORD).read_text(encoding="utf-8")
+    module = Probabilities(model).eval()
+    image = example_image(model)
+    program, free = trace(module, image, unet.stride_of(model.network))
+    if form == "torch":
+        torch.export.save(program, out, extra_files={RECORD: text})
+        again = torch.export.load(out).module()
+        return _agrees(Exported(out, _difference(module, lambda x: again(x), image), free))
+    if form == "onnx":
+        return _agrees(write_onnx(program, module, image, text, out, free))
+    from pipeline.runs.bioimageio_package import write_package
+
+    onnx = write_onnx(program, module, image, text, out.with_suffix(".onnx.partial"), free)
+    try:
+        _agrees(onnx)
+        write_package(model, module, onnx.path, out, free, author=author, licence=licence)
+    finally:
+        onnx.path.unlink(missing_ok=True)
+    return Exported(out, onnx.difference, free)
+
+
+def example_image(model: TrainedModel) -> Tensor:
+    """A prepared image `(2, C, (Z,) Y, X)` of drawn numbers, large enough for one tile with its halo."""
+    stride = unet.stride_of(model.network)
+    dimensions = single_network(model.record.network).dimensions
+    strides = stride if isinstance(stride, tuple) else (stride,) * dimensions
+    least = max(_LEAST if dimensions == 2 else 1, 2 * (model.record.halo or 0) + 1)
+    sides = [each * max(2, ceil(least / each)) for each in strides]
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(2, model.record.prepare.channels, *sides, generator=generator)
+
+
+def trace(module: nn.Module, image: Tensor, stride: int | tuple[int, ...]) -> tuple[ExportedProgram, bool]:
+    """The network as a program, and whether batch and sides are free in it; raises ModelError where torch cannot."""
+    strides = stride if isinstance(stride, tuple) else (stride,) * (image.ndim - 2)
+    shape: dict[int, Any] = {0: Dim("batch", min=1)}
+    for axis, (name, each) in enumerate(zip(("z", "y", "x")[-len(strides) :], strides, strict=True), start=2):
+        shape[axis] = each * Dim(name, min=2) if each > 1 else Dim(name, min=2)
+    with torch.no_grad():
+        try:
+            return torch.export.export(module, (image,), dynamic_shapes=(shape,)), True
+        except (RuntimeError, ValueError, TypeError, AssertionError):  # torch's ways of saying so are many
+            pass
+        try:
+            return torch.export.export(module, (image[:1],)), False
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise ModelError(
+                "export", str(error).splitlines()[0], "a network that torch can trace", "export it as a folder"
+            ) from None
+
+
+def _difference(module: nn.Module, other: Any, image: Tensor) -> float:
+    with torch.no_grad():
+        return float((module(image[:1]) - other(image[:1])).abs().max())
+
+
+def _agrees(exported: Exported) -> Exported:
+    if not exported.difference <= TOLERANCE:
+        exported.path.unlink(missing_ok=True)
+        raise ModelError(
+            f"export to {exported.path}",
+            f"answers that differ by {exported.difference:.1e}",
+            f"at most {TOLERANCE:.0e}",
+            "export it as a folder",
+        )
+    return exported
+
+
+def write_onnx(
+    program: ExportedProgram, module: nn.Module, image: Tensor, record: str, out: Path, free: bool
+) -> Exported:
+    """The program as ONNX, its record in the metadata, checked against torch by onnxruntime."""
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401 - what torch writes ONNX with
+    except ImportError as error:
+        raise ModelError(
+            "export to ONNX", f"{error.name} missing", "the export extra", "pip install 'maskline[export]'"
+        ) from None
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which nobody needs
+    written = torch.onnx.export(program, dynamo=True, verbose=False)
+    assert written is not None
+    proto = written.model_proto
+    onnx.helper.set_model_props(proto, {"maskline.record": json.dumps(json.loads(record))})
+    onnx.checker.check_model(proto)
+    out.write_bytes(proto.SerializeToString())
+    session = onnxruntime.InferenceSession(out.read_bytes(), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(image: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {name: image.numpy()})[0])
+
+    return Exported(out, _difference(module, run, image), free)

@@ -1,0 +1,131 @@
+"""Exported models answer as torch does, carry their record, and pass their formats' own validators."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import unet
+from pipeline.config import NucleiUNet, PrepareConfig, ThreeClassTarget
+from pipeline.errors import ModelError, OutputError, UsageError
+from pipeline.model.bundle import ModelRecord, load_model, save_model
+from pipeline.model.halo import probe_halo
+from pipeline.model.targets import activate, channel_names
+from pipeline.runs import export_model as module
+from pipeline.runs.export_model import Exported, as_format, export_model
+
+NETWORK = NucleiUNet(filters=(4, 8), out_channels=3)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model with a softmax target, on disk."""
+    torch.manual_seed(0)
+    network = unet.build(NETWORK.kind, **NETWORK.model_dump(exclude={"kind"}))
+    record = ModelRecord(
+        name="small",
+        network=NETWORK,
+        prepare=PrepareConfig(),
+        target=ThreeClassTarget(),
+        outputs=channel_names(ThreeClassTarget()),
+        stride=2,
+        halo=probe_halo(network, 3, 2),
+    )
+    folder = tmp_path_factory.mktemp("models") / "small"
+    save_model(folder, network, record)
+    return folder
+
+
+def answer(folder: Path, image: torch.Tensor) -> np.ndarray:
+    trained = load_model(folder)
+    with torch.inference_mode():
+        return activate(trained.network(image), trained.record.target).numpy()
+
+
+@pytest.mark.slow
+def test_a_torch_program_answers_alike_at_any_size(model: Path, tmp_path: Path) -> None:
+    """Loaded without maskline's classes: the probabilities of images of other sizes and batches, and the record."""
+    exported = export_model(str(model), "torch", tmp_path / "small.pt2")
+    assert exported.free_sides and exported.difference < 1e-5
+    extra = {"model.json": ""}
+    program = torch.export.load(tmp_path / "small.pt2", extra_files=extra).module()
+    image = torch.rand(3, 3, 46, 60)
+    np.testing.assert_allclose(program(image).detach().numpy(), answer(model, image), atol=1e-5)
+    assert json.loads(extra["model.json"])["name"] == "small"
+
+
+@pytest.mark.slow
+def test_onnx_answers_alike_at_any_size(model: Path, tmp_path: Path) -> None:
+    """By onnxruntime, to 1e-4; the record is in the file's metadata."""
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    exported = export_model(str(model), "onnx", tmp_path / "small.onnx")
+    assert exported.free_sides and exported.difference < 1e-4
+    session = onnxruntime.InferenceSession(str(tmp_path / "small.onnx"))
+    image = torch.rand(2, 3, 32, 50)
+    found = session.run(None, {session.get_inputs()[0].name: image.numpy()})[0]
+    np.testing.assert_allclose(found, answer(model, image), atol=1e-4)
+    metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "small.onnx").metadata_props}
+    assert json.loads(metadata["maskline.record"]) == json.loads((model / "model.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_bioimageio_package_is_valid(model: Path, tmp_path: Path) -> None:
+    """bioimageio.spec's own validator passes it; the test output belongs to the raw test input."""
+    spec = pytest.importorskip("bioimageio.spec")
+    pytest.importorskip("onnxscript")
+    export_model(str(model), "bioimageio", tmp_path / "small.zip", author="A. Author", licence="MIT")
+    description = spec.load_description(tmp_path / "small.zip", perform_io_checks=True)
+    assert description.validation_summary.status in ("passed", "valid-format")
+    assert description.type == "model" and description.license == "MIT" and description.authors[0].name == "A. Author"
+    steps = [step.id for step in description.inputs[0].preprocessing]
+    assert steps[:3] == ["ensure_dtype", "scale_range", "clip"]
+    raw, expected = (spec.utils.load_array(t[0].test_tensor) for t in (description.inputs, description.outputs))
+    low, high = np.percentile(raw[0], (1.0, 99.8), axis=(1, 2), keepdims=True)
+    prepared = torch.from_numpy(np.clip((raw - low) / (high - low), -0.5, 1.5).astype(np.float32))
+    np.testing.assert_allclose(expected, answer(model, prepared), atol=1e-3)
+
+
+def test_nothing_is_overwritten_and_nothing_wrong_is_kept(model: Path, tmp_path: Path) -> None:
+    """An existing path, an unknown format, and an answer that differs are refused; the last file is removed."""
+    with pytest.raises(OutputError, match="name another one"):
+        export_model(str(model), "folder", tmp_path)
+    with pytest.raises(UsageError, match="one of folder, torch, onnx, bioimageio"):
+        as_format("keras")
+    (tmp_path / "x.onnx").write_bytes(b"x")
+    for difference in (0.1, float("nan")):
+        (tmp_path / "x.onnx").write_bytes(b"x")
+        with pytest.raises(ModelError, match="at most 1e-04"):
+            module._agrees(Exported(tmp_path / "x.onnx", difference, True))
+        assert not (tmp_path / "x.onnx").exists()
+
+
+def test_what_is_missing_is_named(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra the error says what to install; a network that cannot be traced says so."""
+    import sys
+
+    trained = load_model(model)
+    image = module.example_image(trained)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ModelError, match=r"pip install 'maskline\[export\]'"):
+        module.write_onnx(None, trained.network, image, "{}", tmp_path / "x.onnx", True)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "bioimageio.spec", None)
+    from pipeline.runs.bioimageio_package import write_package
+
+    with pytest.raises(ModelError, match=r"pip install 'maskline\[export\]'"):
+        write_package(trained, trained.network, model, tmp_path / "x.zip", True, author="", licence="MIT")
+
+    class Undecided(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if float(x.sum()) > 0 else -x
+
+    with pytest.raises(ModelError, match="a network that torch can trace"):
+        module.trace(Undecided(), image, 2)
+
+
+def test_the_example_is_large_enough_for_a_tile() -> None:
+    """Twice the halo and more, on the stride's grid."""
+    trained = load_model(Path(unet.__file__).parents[1] / "pipeline" / "shipped" / "nuclei")
+    assert module.example_image(trained).shape == (2, 3, 240, 240)

@@ -1,0 +1,35 @@
+"""What docs/family.md says of the networks is so."""
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+import unet
+from pipeline.config import SingleNetwork
+
+ROWS = {
+    cells[0].strip("`"): cells
+    for line in (Path(__file__).parents[2] / "docs" / "family.md").read_text().splitlines()
+    if line.startswith("| `")
+    for cells in [[cell.strip() for cell in line.strip("|").split("|")]]
+}
+CONFIGS = {config.model_fields["kind"].default: config for config in get_args(get_args(SingleNetwork)[0])}
+
+
+def test_every_network_has_its_line() -> None:
+    """One line a kind, and no line for what there is not."""
+    assert set(ROWS) == set(CONFIGS) == set(unet.network_kinds()) - {"ensemble"}
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+def test_its_line_is_true(kind: str) -> None:
+    """Parameters of the default network, dimensions, stride, and whether its tiles are exact."""
+    config = CONFIGS[kind]()
+    network = unet.build(kind, **config.model_dump(exclude={"kind"}))
+    _, _, parameters, dimensions, stride, tiles, _ = ROWS[kind]
+    count = unet.count_as_keras if "Keras" in parameters else unet.count_parameters
+    assert int(parameters.split()[0].replace(",", "")) == count(network)
+    assert dimensions == ("2, 3" if "dimensions" in type(config).model_fields else "2")
+    assert int(stride) == unet.stride_of(network)
+    assert tiles.startswith("blended" if unet.has_global_statistics(network) else "exact")
