@@ -36,7 +36,7 @@ def stream_cost(shape: tuple[int, ...], itemsize: int, record: Mapping[str, Any]
     """What an image `(C, Y, X)` of `itemsize` bytes a value costs at its own size, with a model of this record.
 
     >>> print(stream_cost((3, 32768, 32768), 1, {"outputs": ["foreground"] * 3, "halo": 112}))
-    streamed: about 4,096 tiles, 1.4 GB of memory, 1.2 GB of disk while it runs
+    streamed: about 4,096 tiles, 1.6 GB of memory, 1.2 GB of disk while it runs
     """
     channels, height, width = shape
     outputs, halo = len(record.get("outputs", ())) or 1, int(record.get("halo") or 256)
