@@ -4,6 +4,7 @@ Nothing is written here, so that `--dry-run` is exactly this.
 """
 
 import hashlib
+import importlib.util
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -99,7 +100,16 @@ def locate_model(name: str) -> tuple[Path, str]:
 def digest_settings(config: SegmentConfig) -> str:
     """Digest of the settings that decide what comes out for an image."""
     kept = config.model_dump(include={*ImageOptions.model_fields, "level", "whole_megapixels"})
-    return hashlib.sha256(json.dumps(kept | {"version": RESULTS_VERSION}, sort_keys=True).encode()).hexdigest()
+    kept |= {"engine": which_engine(config), "version": RESULTS_VERSION}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def which_engine(config: SegmentConfig) -> str:
+    """What `--engine auto` comes to: engines differ in their last digits, so a folder is not mixed from two."""
+    if config.engine != "auto":
+        return config.engine
+    on_cpu = config.device in ("auto", "cpu")
+    return "openvino" if on_cpu and importlib.util.find_spec("openvino") is not None else "torch"
 
 
 def absolute(config: SegmentConfig) -> SegmentConfig:
