@@ -111,7 +111,7 @@ def test_speed_is_learnt_from_the_ledger():
 
 
 def test_settings_digest_knows_what_decides(config):
-    """Size, channel, pages, series, level, time and engine decide the results; where they go and how they are cut does not."""
+    """Options of the image and the engine decide the results; where they go and how they are cut does not."""
     one = digest_settings(config)
     assert digest_settings(config.model_copy(update={"out": Path("x"), "chunk_seconds": 1.0, "geojson": True})) == one
     chosen = ({"pages": "stack"}, {"series": "1"}, {"level": 1}, {"time": 0}, {"engine": "openvino-int8"})
