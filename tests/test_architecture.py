@@ -74,6 +74,13 @@ def test_only_two_places_catch_everything():
     assert set(found) <= BROAD_IN
 
 
+def test_no_benchmark_hides_a_package():
+    """A script's own folder comes first on the path: a bench/pipeline.py would be imported in place of `pipeline`."""
+    scripts = {path.stem for path in (REPOSITORY / "bench").glob("*.py")}
+    assert scripts
+    assert scripts.isdisjoint({"flows", "pipeline", "unet"})
+
+
 def test_nobody_pickles():
     """Models and state are safetensors, JSON, CSV and parquet."""
     imported = {

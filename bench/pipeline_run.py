@@ -1,6 +1,6 @@
 """`maskline segment` end to end, and where the time goes: one large OME-TIFF, and a folder of small images.
 
-    python bench/pipeline.py [--gigapixels 1] [--images 1000] [--folder DIR] [--engine auto]
+    python bench/pipeline_run.py [--gigapixels 1] [--images 1000] [--folder DIR] [--engine auto]
 
 The large image is put together of real fields where `$MASKLINE_DATA` has them (simulated ones elsewhere), as tiled
 deflate TIFF; the small ones are 256 x 256 parts of the same. Each is one run of the command, in a process of its own,
