@@ -1,5 +1,6 @@
 """Every job's configuration: frozen, nothing unknown allowed, a choice is a tagged union (`kind:`)."""
 
+from pipeline.config.classes import ClassesTarget, PatchSampling, SpacingSize, VolumeAugmentation, ZScore
 from pipeline.config.jobs import EvaluateConfig, ImageOptions, IngestConfig, SegmentConfig
 from pipeline.config.networks import (
     AttentionUNet,
@@ -55,6 +56,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "AttentionUNet",
+    "ClassesTarget",
     "Constant",
     "Cosine",
     "CropSampling",
@@ -82,6 +84,7 @@ __all__ = [
     "NucleiAugmentation",
     "NucleiUNet",
     "OriginalUNet",
+    "PatchSampling",
     "Percentile",
     "PrepareConfig",
     "ResidualUNet",
@@ -89,6 +92,7 @@ __all__ = [
     "SegmentConfig",
     "SeparatedTarget",
     "SingleNetwork",
+    "SpacingSize",
     "Strict",
     "SwinUNETR",
     "Target",
@@ -100,7 +104,9 @@ __all__ = [
     "UNetPlusPlus",
     "VGG19UNet",
     "VNet",
+    "VolumeAugmentation",
     "WholeSampling",
+    "ZScore",
     "build_config",
     "load_config",
     "read_tree",

@@ -4,6 +4,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
+from pipeline.config.classes import (
+    ClassesTarget,
+    PatchSampling,
+    SpacingSize,
+    VolumeAugmentation,
+    ZScore,
+    check_classes,
+    check_dimensions,
+)
 from pipeline.config.networks import EfficientUNet, NucleiUNet, SingleNetwork
 from pipeline.config.strict import Fraction, Strict
 
@@ -39,8 +48,8 @@ class FixedSize(Strict):
 
 class PrepareConfig(Strict):
     channels: PositiveInt = 3
-    normalise: Annotated[Percentile | Divide, Field(discriminator="kind")] = Percentile()
-    size: Annotated[NativeSize | FixedSize, Field(discriminator="kind")] = NativeSize()
+    normalise: Annotated[Percentile | Divide | ZScore, Field(discriminator="kind")] = Percentile()
+    size: Annotated[NativeSize | FixedSize | SpacingSize, Field(discriminator="kind")] = NativeSize()
 
 
 class MaskTarget(Strict):
@@ -69,7 +78,7 @@ class ThreeClassTarget(Strict):
     kind: Literal["three_class"] = "three_class"
 
 
-Target = MaskTarget | SeparatedTarget | ThreeClassTarget
+Target = MaskTarget | SeparatedTarget | ThreeClassTarget | ClassesTarget
 TargetConfig = Annotated[Target, Field(discriminator="kind")]
 
 
@@ -169,8 +178,10 @@ class TrainConfig(Strict):
     loss: DiceBCE = DiceBCE()
     optimiser: Annotated[AdamW | Adam, Field(discriminator="kind")] = AdamW()
     schedule: Annotated[Cosine | Constant, Field(discriminator="kind")] = Cosine()
-    sampling: Annotated[CropSampling | WholeSampling, Field(discriminator="kind")] = CropSampling()
-    augmentation: Annotated[NucleiAugmentation | NoAugmentation, Field(discriminator="kind")] = NucleiAugmentation()
+    sampling: Annotated[CropSampling | WholeSampling | PatchSampling, Field(discriminator="kind")] = CropSampling()
+    augmentation: Annotated[NucleiAugmentation | NoAugmentation | VolumeAugmentation, Field(discriminator="kind")] = (
+        NucleiAugmentation()
+    )
     validation: Annotated[ManifestValidation | LastFraction, Field(discriminator="kind")] = ManifestValidation()
     stopping: EarlyStopping = EarlyStopping()
     batch_size: PositiveInt = 8
@@ -187,4 +198,10 @@ class TrainConfig(Strict):
     def _has_published_weights(self) -> "TrainConfig":
         if self.initial == "imagenet" and not isinstance(self.network, EfficientUNet):
             raise ValueError(f"initial: imagenet needs network kind efficient_unet, not {self.network.kind}")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_dimensions_and_classes(self) -> "TrainConfig":
+        check_dimensions(self)
+        check_classes(self)
         return self

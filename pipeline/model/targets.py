@@ -11,7 +11,8 @@ Channels of the `separated` target, all in [0, 1]:
     2  distance     distance to the object's own edge over the object's largest such distance (1 at the core)
 
 `three_class` is body, border and background, one of which is 1; as probabilities it is foreground (body and border)
-and border.
+and border. `classes` is one channel a class, of which one is 1; none is where the pixel is to be ignored. It has no
+instances: decoding gives the class of each pixel.
 """
 
 from dataclasses import dataclass, replace
@@ -23,7 +24,8 @@ from skimage.measure import label as label_components
 from skimage.segmentation import watershed
 from torch import Tensor
 
-from pipeline.config import MaskTarget, SeparatedTarget, Target, ThreeClassTarget
+from pipeline.config import ClassesTarget, MaskTarget, SeparatedTarget, Target, ThreeClassTarget
+from pipeline.model.volume_objects import encode_separated, separate
 from pipeline.types import Labels, Pixels
 
 _REACH = 2  # px: how far a touching border reaches into both objects
@@ -52,6 +54,8 @@ def scale_areas(thresholds: Thresholds, factor: float) -> Thresholds:
 
 def channel_names(target: Target) -> tuple[str, ...]:
     """The names of the output channels, in order."""
+    if isinstance(target, ClassesTarget):
+        return target.names
     if isinstance(target, MaskTarget):
         return ("foreground",)
     return ("foreground", "border", "distance") if isinstance(target, SeparatedTarget) else ("foreground", "border")
@@ -62,6 +66,8 @@ def activate(logits: Tensor, target: Target) -> Tensor:
     if isinstance(target, ThreeClassTarget):
         body, border, _ = torch.softmax(logits, dim=1).unbind(dim=1)
         return torch.stack([body + border, border], dim=1)
+    if isinstance(target, ClassesTarget):
+        return torch.softmax(logits, dim=1)
     return torch.sigmoid(logits)
 
 
@@ -111,10 +117,14 @@ def own_distance(labels: np.ndarray) -> Pixels:
 
 
 def encode(labels: Labels, target: Target) -> Pixels:
-    """`(Y, X)` labels to the target channels `(K, Y, X)` float32 in [0, 1]."""
+    """`((Z,) Y, X)` labels to the target channels `(K, (Z,) Y, X)` float32 in [0, 1]."""
+    if isinstance(target, ClassesTarget):
+        return np.stack([(labels == index).astype(np.float32) for index in range(len(target.names))])
     foreground = (labels > 0).astype(np.float32)
     if isinstance(target, MaskTarget):
         return foreground[None]
+    if labels.ndim == 3:
+        return encode_separated(labels)
     compact = _compact(labels)
     border = touching_border(compact)
     if isinstance(target, ThreeClassTarget):
@@ -160,10 +170,16 @@ def _separate(probabilities: Pixels, mask: np.ndarray, thresholds: Thresholds) -
 
 
 def decode(probabilities: Pixels, target: Target, thresholds: Thresholds) -> Labels:
-    """Probabilities `(K, Y, X)` to instances `(Y, X)` uint32, numbered 1..n in raster order of their first pixel."""
+    """Probabilities `(K, (Z,) Y, X)` to instances `((Z,) Y, X)` uint32, numbered 1..n in raster order of their first
+    pixel; those of classes to the most probable class.
+    """
+    if isinstance(target, ClassesTarget):
+        return np.asarray(np.argmax(probabilities, axis=0), np.uint32)
     mask = probabilities[0] > thresholds.foreground
     if isinstance(target, MaskTarget):
         labels = np.asarray(label_components(mask, connectivity=1), np.uint32)
+    elif mask.ndim == 3:
+        labels = separate(probabilities, mask, thresholds.seed, thresholds.border, thresholds.minimum_seed)
     else:
         labels = _separate(probabilities, _fill_holes(mask), thresholds)
     return _drop_small(labels, thresholds.minimum_area)

@@ -18,13 +18,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import unet
-from pipeline.config import AdamW, Cosine, MaskTarget, ThreeClassTarget, TrainConfig
+from pipeline.config import AdamW, ClassesTarget, Cosine, MaskTarget, ThreeClassTarget, TrainConfig
 from pipeline.errors import TrainingError
 from pipeline.model.targets import Thresholds
 from pipeline.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from pipeline.training.class_loss import ClassLoss
 from pipeline.training.dataset import CropDataset, Example, WholeDataset, build_dataset
 from pipeline.training.published import imagenet_weights
-from pipeline.training.validate import validate
+from pipeline.training.validate import score_name, validate
+from pipeline.training.volumes import PatchDataset
 from pipeline.types import Event, Watch, unwatched
 from unet.losses import DiceBCELoss
 
@@ -91,6 +93,8 @@ def start_training(
         optimiser = torch.optim.Adam(groups, config.optimiser.lr, eps=1e-7, fused=True)  # Keras' epsilon
     exclusive = isinstance(config.target, ThreeClassTarget)
     loss = DiceBCELoss(config.loss.dice, config.loss.bce, config.loss.channels, softmax=exclusive).to(device)
+    if isinstance(config.target, ClassesTarget):
+        loss = ClassLoss(config.loss.dice, config.loss.bce, config.loss.channels).to(device)
     return Training(config, network, average, optimiser, loss, device, Progress(), {}, budget)
 
 
@@ -139,7 +143,7 @@ def _follow(average: nn.Module, network: nn.Module, decay: float, step: int) -> 
 def train_step(training: Training, batch: dict[str, Tensor]) -> float:
     """One optimiser step on a batch of `image` `(N, C, Y, X)` and `target` `(N, K, Y, X)`; returns the loss."""
     config, device = training.config, training.device
-    image = batch["image"].to(device, memory_format=torch.channels_last, non_blocking=True)
+    image = batch["image"].to(device, memory_format=unet.images_layout(batch["image"]), non_blocking=True)
     target = batch["target"].to(device, non_blocking=True)
     with torch.autocast("cuda", torch.bfloat16, enabled=device.startswith("cuda")):
         logits = training.network(image)
@@ -159,7 +163,9 @@ def train_step(training: Training, batch: dict[str, Tensor]) -> float:
     return float(loss.item())
 
 
-def _epoch(training: Training, data: CropDataset | WholeDataset, reserve: float, watch: Watch) -> dict[str, float]:
+def _epoch(
+    training: Training, data: CropDataset | WholeDataset | PatchDataset, reserve: float, watch: Watch
+) -> dict[str, float]:
     """One pass; stops early where the time budget ends. `reserve` is what validation will take, in seconds."""
     config, epoch = training.config, training.progress.epoch
     data.start_epoch(epoch)
@@ -209,7 +215,7 @@ def run_training(
         metrics |= validate(network, validation, config, thresholds, training.loss, training.device)
         reserve = time.perf_counter() - start - metrics["train_seconds"]
         metrics["epoch_seconds"] = time.perf_counter() - start
-        score = metrics["val_map"] if config.stopping.watch == "score" else -metrics["val_loss"]
+        score = metrics[score_name(config.target)] if config.stopping.watch == "score" else -metrics["val_loss"]
         better = score > progress.best
         if better:
             progress.best, progress.best_epoch = score, progress.epoch
