@@ -18,6 +18,7 @@ from pipeline.errors import ImageError, MasklineError, ModelError, OutputError
 from pipeline.results.ledger import Entry, Product, Stamp, stamp
 from pipeline.results.lock import STATE, is_output_trouble, output_error, writing
 from pipeline.results.names import label_suffix
+from pipeline.runs.measure_answer import measure_answer, sizes
 from pipeline.runs.stages import Stages, Watched
 from pipeline.types import Case, Image, ImageSource, Labels
 
@@ -78,14 +79,15 @@ def load_segmenter(job: ChunkJob) -> Segments:
 
 @functools.lru_cache(maxsize=1)
 def _load(folder: Path, digest: str, device: str) -> Segments:
-    from pipeline.inference.segment import Segmenter
+    from pipeline.inference.direct import build_segmenter
     from pipeline.model.bundle import load_model
 
     model = load_model(folder)
     if model.digest != digest:
         wanted = f"{digest[:12]}, as the run began"
         raise ModelError(str(folder), f"digest {model.digest[:12]}", wanted, "let the model be, and run again")
-    return Segmenter(model, device)
+    segmenter: Segments = build_segmenter(model, device)
+    return segmenter
 
 
 @dataclass(frozen=True)
@@ -175,10 +177,8 @@ def picture_path(stem: str) -> str:
 
 
 def _finish(case: Case, job: ChunkJob, answer: Answer, source: Product, stages: Stages) -> Worked:
-    from pipeline.scoring.measure import measure
-
     with stages.stage("measure"):
-        objects = measure(answer.labels, answer.image, answer.confidence.objects if answer.confidence else None)
+        objects = measure_answer(answer)
         row = _row(answer, objects)
     with stages.stage("write"):
         outputs = _write(case, job, answer)
@@ -192,8 +192,8 @@ def _finish(case: Case, job: ChunkJob, answer: Answer, source: Product, stages: 
 
 
 def _row(answer: Answer, objects: "pd.DataFrame") -> dict[str, Any]:
-    """The columns of images.csv: `area` is the mean object's in px², `density` objects per megapixel, `intensity` the
-    mean over objects and channels in the file's own values.
+    """The columns of images.csv: `area` is the mean object's in px² (px³ of volumes), `density` objects per megapixel,
+    `intensity` the mean over objects and channels in the file's own values.
     """
     import numpy as np
 
@@ -204,9 +204,9 @@ def _row(answer: Answer, objects: "pd.DataFrame") -> dict[str, Any]:
     means = [np.asarray(objects[name], np.float64) for name in objects.columns if name.startswith("intensity_mean_")]
     row: dict[str, Any] = {
         "objects": count,
-        "area": float(np.mean(np.asarray(objects["area_px2"], np.float64))) if count else None,
+        "area": float(np.mean(np.asarray(sizes(objects), np.float64))) if count else None,
         "density": count / megapixels if megapixels else None,
-        "intensity": float(np.mean(means)) if count and means else None,
+        "intensity": float(np.nanmean(means)) if count and means else None,
         "height": shape[-2],
         "width": shape[-1],
         "planes": shape[0] if len(shape) == 3 else 1,
