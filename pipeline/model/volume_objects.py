@@ -20,9 +20,9 @@ def touching_border(labels: Labels) -> Pixels:
     """
     values = labels.astype(np.int64)
     largest = ndimage.maximum_filter(values, footprint=_AROUND, mode="nearest")
-    none = np.iinfo(np.int64).max
+    none = values.max(initial=0) + 1  # the filter works in float64, which larger numbers do not survive
     smallest = ndimage.minimum_filter(np.where(values > 0, values, none), footprint=_AROUND, mode="nearest")
-    border: Pixels = (largest > smallest).astype(np.float32)
+    border: Pixels = (largest > smallest).astype(np.float32)  # without any object, 0 is not more than `none`
     return border
 
 

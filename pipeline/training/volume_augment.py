@@ -8,7 +8,6 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from monai.transforms.compose import Compose
 from monai.transforms.croppad.dictionary import RandCropByPosNegLabeld, SpatialPadd
 from monai.transforms.intensity.dictionary import (
@@ -19,6 +18,7 @@ from monai.transforms.intensity.dictionary import (
 )
 from monai.transforms.spatial.dictionary import RandAffined, RandFlipd
 from monai.transforms.transform import MapTransform
+from monai.utils.type_conversion import convert_to_numpy
 
 from pipeline.config import NoAugmentation, PatchSampling, Target, VolumeAugmentation
 from pipeline.model.targets import encode
@@ -34,8 +34,8 @@ class EncodeVolumed(MapTransform):
         self.target = target
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        label = np.asarray(torch.as_tensor(data["label"]))[0]
-        image = np.array(torch.as_tensor(data["image"]), np.float32)
+        label = convert_to_numpy(data["label"])[0]
+        image = np.ascontiguousarray(convert_to_numpy(data["image"]), np.float32)
         return {"image": image, "target": encode(np.rint(label).astype(np.uint32), self.target)}
 
 
