@@ -44,6 +44,8 @@ class DirectSegmenter:
     def __init__(self, model: TrainedModel, device: str = "auto") -> None:
         self.device = choose_device(device)
         self.model = model
+        target = model.record.target
+        self.classes = target.names if isinstance(target, ClassesTarget) else ()
         model.network.to(self.device)
 
     def segment(
@@ -78,8 +80,7 @@ class DirectSegmenter:
             "span": float(np.mean([1 / s if s else 0.0 for s in preparation.scale])),
             "windows": "exact" if record.halo is not None else "blended",
         }
-        classes = record.target.names if isinstance(record.target, ClassesTarget) else ()
-        return DirectSegmented(labels, probabilities, sure, image, statistics, seconds, classes)
+        return DirectSegmented(labels, probabilities, sure, image, statistics, seconds, self.classes)
 
     def _prepare(self, pixels: Array, geometry: Geometry, options: ImageOptions) -> Preparation | VolumePreparation:
         record = self.model.record

@@ -35,7 +35,7 @@ def choose_core(shape: Sides, halos: Sides, strides: Sides, most: int = _WHOLE) 
     """The largest core whose box holds at most `most` voxels: the volume itself, its longest sides halved in turn.
 
     >>> choose_core((512, 512, 512), (48, 48, 48), (8, 8, 8))
-    (64, 64, 64)
+    (32, 64, 64)
     """
     core = list(shape)
 

@@ -66,7 +66,7 @@ def evaluate_model(config: EvaluateConfig, watch: Watch = unwatched) -> dict[str
             "manifest_digest": manifest.digest,
             "split": config.split,
         }
-        if isinstance(segmenter.model.record.target, ClassesTarget):
+        if getattr(segmenter, "classes", ()):
             scores = evaluate_classes(cases, segmenter, config, about, watch)
             if run is not None:
                 publish_classes(run, config.out, scores)

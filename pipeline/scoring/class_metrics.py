@@ -7,7 +7,7 @@ holds it, and are then left out of means.
 >>> counts = confusion(truth, predicted, 3)
 >>> counts.tolist()
 [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
->>> dice(counts).round(3).tolist(), accuracy(counts)
+>>> dice(counts).round(3).tolist(), float(accuracy(counts))
 ([0.667, 0.667, 1.0], 0.75)
 """
 
