@@ -31,7 +31,7 @@ def load_nifti(path: Path) -> Any:
 
 
 def _check_header(path: Path, image: Any) -> None:
-    """nibabel accepts a NaN affine and an infinite slope; every number that follows would be wrong."""
+    """nibabel accepts a NaN affine and an infinite slope, and makes a spacing of 0 one of 1: numbers would be wrong."""
     from nibabel.openers import ImageOpener
 
     if image.affine is None or not np.isfinite(image.affine).all():
@@ -40,7 +40,11 @@ def _check_header(path: Path, image: Any) -> None:
         )
     slope, inter = image.dataobj.slope, image.dataobj.inter
     with ImageOpener(str(path)) as file:  # the loaded header has forgotten its scaling
-        raw = np.asarray(image.header_class.from_fileobj(file, check=False)["scl_slope"])
+        header = image.header_class.from_fileobj(file, check=False)
+    raw, sizes = np.asarray(header["scl_slope"]), np.asarray(header["pixdim"])[1 : 1 + min(3, image.ndim)]
+    if any(n > 1 and not (np.isfinite(s) and s != 0) for s, n in zip(sizes, image.shape, strict=False)):
+        stated = tuple(map(float, sizes))
+        raise ImageError(str(path), f"a spacing of {stated}", "finite numbers above 0", "repair the header")
     if np.isinf(raw) or not (np.isfinite(slope) and np.isfinite(inter)):
         raise ImageError(str(path), f"scl_slope {raw}, scl_inter {inter}", "finite scaling", "repair the header")
 

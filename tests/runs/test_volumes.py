@@ -1,5 +1,6 @@
 """Volumes from folder to results: trained, segmented, measured and scored, their headers untouched."""
 
+import gzip
 import json
 import os
 from dataclasses import replace
@@ -135,6 +136,24 @@ def test_classes_are_not_trained_by_folds(data: Path, tmp_path: Path) -> None:
     """Cross-validation is of objects; it says so before anything is trained."""
     with pytest.raises(TrainingError, match="without --folds"):
         cross_validate(build_config(TrainConfig, CONFIG, "test"), data, tmp_path, 2)
+
+
+def test_a_header_that_cannot_be_true_is_refused_and_the_others_go_on(data: Path, model: Path, tmp_path: Path) -> None:
+    """A spacing of 0 and an affine with NaN are rows with a hint; the good volume beside them is segmented."""
+    (tmp_path / "in").mkdir()
+    good = data.parent / "data/images/0.nii.gz"
+    (tmp_path / "in/good.nii.gz").write_bytes(good.read_bytes())
+    raw = bytearray(gzip.decompress(good.read_bytes()))
+    zero, unknown = raw.copy(), raw.copy()
+    zero[76 + 12 : 76 + 16] = np.float32(0).tobytes()  # pixdim[3]
+    unknown[280:284] = np.float32(np.nan).tobytes()  # srow_x
+    (tmp_path / "in/zero.nii").write_bytes(zero)
+    (tmp_path / "in/nan.nii").write_bytes(unknown)
+    options = {"max_failed_fraction": 1.0, "track": False}
+    summary = segment_folder(SegmentConfig(folder=tmp_path / "in", out=tmp_path / "out", model=str(model), **options))
+    assert (summary.done, summary.failed) == (1, 2)
+    rows = pd.read_csv(tmp_path / "out/images.csv").set_index("path")
+    assert "spacing" in rows["error"]["zero.nii"] and "NaN" in rows["error"]["nan.nii"]
 
 
 @pytest.mark.data
