@@ -62,7 +62,8 @@ def evaluate_classes(
 
 def _evaluate(case: Case, segmenter: Any, config: EvaluateConfig, target: ClassesTarget, found: _Found) -> None:
     """One image: labels written, counts kept; what is wrong with it becomes its row."""
-    from pipeline.results.pictures import png, training_sample
+    from pipeline.results.class_pictures import class_sample
+    from pipeline.results.pictures import png
 
     path = config.out / "labels" / f"{case.id}{label_suffix(case.relative)}"
     try:
@@ -74,8 +75,8 @@ def _evaluate(case: Case, segmenter: Any, config: EvaluateConfig, target: Classe
         found.cases.append(_failed(case, error, len(target.names)))
         return
     write_labels(path, answer.labels, answer.image.geometry, case.image)
-    seen = np.where(truth == 255, 0, truth).astype(np.uint32)
-    found.show(ClassCase(case.id, counts, case.group), png(training_sample(answer.image, seen, answer.labels)))
+    picture = png(class_sample(answer.image, truth.astype(np.uint32), answer.labels, target))
+    found.show(ClassCase(case.id, counts, case.group), picture)
 
 
 def _failed(case: Case, error: MasklineError, classes: int) -> ClassCase:

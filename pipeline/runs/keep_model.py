@@ -119,14 +119,20 @@ def keep_model(
 
 def sample_pictures(found: Sequence[Answer], training: Training, thresholds: Thresholds) -> Iterator[tuple[str, bytes]]:
     """Image, truth and prediction side by side for a few validation images, spread over the modalities."""
+    from pipeline.results.class_pictures import class_sample
     from pipeline.results.pictures import png, training_sample
 
+    target = training.config.target
     order = sorted(range(len(found)), key=lambda i: (i % 7, found[i].example.case.modality))
     for i in order[: training.config.sample_pictures]:
         answer = found[i]
-        predicted = decode(answer.probabilities, training.config.target, thresholds)
-        image = Image(answer.example.pixels, Geometry.pixels())
-        yield f"samples/{i:03d}.png", png(training_sample(image, answer.truth, predicted))
+        predicted = decode(answer.probabilities, target, thresholds)
+        image = Image(answer.example.pixels, Geometry.pixels(answer.truth.ndim))
+        if isinstance(target, ClassesTarget):
+            picture = class_sample(image, answer.truth, predicted, target)
+        else:
+            picture = training_sample(image, answer.truth, predicted)
+        yield f"samples/{i:03d}.png", png(picture)
 
 
 def final_numbers(training: Training, tuned: float) -> dict[str, float]:

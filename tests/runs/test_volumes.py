@@ -5,6 +5,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -17,6 +18,7 @@ from pipeline.data.manifest import load_data, write_manifest
 from pipeline.errors import TrainingError
 from pipeline.model.bundle import load_model
 from pipeline.runs.cross_validate import cross_validate
+from pipeline.runs.evaluate_classes import publish_classes
 from pipeline.runs.evaluate_model import evaluate_model, score_folder, score_table
 from pipeline.runs.segment_folder import segment_folder
 from pipeline.runs.train_model import train_model
@@ -182,3 +184,19 @@ def test_two_real_volumes_train_and_segment(tmp_path: Path) -> None:
     for path in (tmp_path / "data/images").iterdir():
         labels = nibabel.load(tmp_path / "out/labels/images" / path.name)
         np.testing.assert_array_equal(labels.affine, nibabel.load(path).affine)
+
+
+def test_what_a_run_shows_of_class_scores(data: Path, model: Path, tmp_path: Path) -> None:
+    """Overall numbers with their intervals, Dice and IoU of each class, the confusion matrix as a picture."""
+    config = EvaluateConfig(data=data, out=tmp_path, model=str(model), split="all", bootstrap=20, track=False)
+    scores = evaluate_model(config)
+    logged: dict[str, float] = {}
+    files: list[str] = []
+    run = SimpleNamespace(
+        set_tags=lambda tags: None,
+        log_metrics=logged.update,
+        log_file=lambda path, folder="": files.append(path.name),
+    )
+    publish_classes(run, tmp_path, scores)
+    assert logged["dice_mean"] == scores["dice_mean"] and {"dice_mean_low", "dice/box", "iou/none"} <= logged.keys()
+    assert "confusion.png" in files and "worst" in files
