@@ -119,11 +119,13 @@ def _ratios(stack: Counts, drawn: Floats) -> dict[str, Floats]:
     }
 
 
-def _draw(cases: Sequence[ClassCase], bootstrap: int, seed: int) -> Floats:
-    """How often each resample holds each image, `(bootstrap, N)`; groups are drawn whole."""
+def _draw(cases: Sequence[ClassCase], bootstrap: int, seed: int) -> Floats | None:
+    """How often each resample holds each image, `(bootstrap, N)`; groups are drawn whole, one alone gives None."""
     names = [f"group {one.group}" if one.group else f"image {i}" for i, one in enumerate(cases)]
     units = np.unique(names, return_inverse=True)[1]
     count = int(units.max()) + 1
+    if count == 1 or not bootstrap:
+        return None
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=bootstrap)
     return drawn[:, units].astype(np.float64)
 
@@ -158,7 +160,8 @@ def summarise_classes(
         raise InputError("scoring", f"no image that can be scored ({first})", "one", "check truth and prediction")
     stack = np.stack([one.counts for one in scored])
     whole = _ratios(stack, np.ones((1, len(scored))))
-    drawn = _ratios(stack, _draw(scored, bootstrap, seed)) if bootstrap and len(scored) > 1 else {}
+    often = _draw(scored, bootstrap, seed)
+    drawn = {} if often is None else _ratios(stack, often)
     total = stack.sum(axis=0)
     scores: dict[str, Any] = {"format_version": FORMAT_VERSION, "kind": "classes", "images": len(scored)}
     for name in NAMES:

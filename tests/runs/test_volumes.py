@@ -25,6 +25,7 @@ from pipeline.runs.quantise_model import quantise_model
 from pipeline.runs.segment_folder import segment_folder
 from pipeline.runs.train_model import train_model
 
+SPLITS = ("train", "train", "val", "test")
 SHAPE, SPACING = (12, 14, 10), (0.8, 0.9, 2.0)  # x, y, z as NIfTI has them
 CONFIG = {
     "name": "boxes",
@@ -70,7 +71,7 @@ def data(tmp_path_factory) -> Path:
         write(folder / "data/labels" / f"{number}.nii.gz", labels)
     config = IngestConfig(folder=folder / "data", manifest=folder / "m.csv", masks="classes", cache=folder / "cache")
     manifest = ingest(config).manifest
-    cases = [replace(c, split=s) for c, s in zip(manifest.cases, ("train", "train", "val", "test"), strict=True)]
+    cases = [replace(c, split=s, group="") for c, s in zip(manifest.cases, SPLITS, strict=True)]
     write_manifest(folder / "m.csv", replace(manifest, cases=tuple(cases)))
     return folder / "m.csv"
 

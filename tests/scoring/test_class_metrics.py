@@ -64,10 +64,13 @@ def test_the_summary_adds_counts_and_averages_cases():
 
 
 def test_groups_are_drawn_whole():
-    """Two cases of one group leave nothing to draw: the interval is a point."""
+    """Two cases of one group leave nothing to draw: there is no interval. With a third case there is."""
     grouped = [ClassCase(one.case, one.counts, "patient") for one in cases()[:2]]
     scores = summarise_classes(grouped, NAMES, 50)
-    assert scores["dice_mean_low"] == scores["dice_mean_high"] == scores["dice_mean"]
+    assert scores["dice_mean_low"] is None
+    more = [*grouped, ClassCase("d", confusion(TRUTH, TRUTH * 0, 3))]
+    scores = summarise_classes(more, NAMES, 50)
+    assert scores["dice_mean_low"] == 0 and scores["dice_mean_high"] == 0.875
     assert scores["intervals"]["over"] == "groups"
 
 
