@@ -7,15 +7,18 @@ Memory holds a band of the image, the blocks at work, and no more; a run that wa
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.inference.ahead import ahead
 from pipeline.inference.blocks import SIZES, Block, Sizes, plan_band, plan_blocks
 from pipeline.inference.decode_block import DecodedBlock, Decoder
 from pipeline.inference.engines import Engine
@@ -31,6 +34,8 @@ from pipeline.types import Array, Event, ImageSource, Labels, Watch, Window, unw
 
 if TYPE_CHECKING:
     import pandas as pd
+
+READ_AHEAD = 16  # tiles
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ class Stream:
     tta: bool = False
     sizes: Sizes = SIZES
     watch: Watch = unwatched
+    seconds: dict[str, float] = field(default_factory=dict)  # stage -> seconds its threads were at it
 
     def __post_init__(self) -> None:
         self.scratch.mkdir(parents=True, exist_ok=True)
@@ -132,17 +138,30 @@ class Stream:
         """Blocks decoded as soon as the probabilities around them are on disk, in order, a few ahead."""
         prepared = self.preparation.shape[0]
         with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-            ahead: deque[Future[DecodedBlock]] = deque()
+            waiting: deque[Future[DecodedBlock]] = deque()
             for block in blocks:
                 below = block.region(self.sizes.widest).stop[0]
                 needed = min(prepared, -(-below * prepared // decoder.shape[0]) + 1)
-                while ahead and (len(ahead) > workers or written.rows < needed):
-                    yield ahead.popleft().result()
+                while waiting and (len(waiting) > workers or written.rows < needed):
+                    yield waiting.popleft().result()
                 if not written.wait(needed):
                     predicted.result()  # raises what went wrong
-                ahead.append(pool.submit(decoder.decode, block))
-            while ahead:
-                yield ahead.popleft().result()
+                waiting.append(pool.submit(self._decode, decoder, block))
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _decode(self, decoder: Decoder, block: Block) -> DecodedBlock:
+        with self._timed("decode"):
+            return decoder.decode(block)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        """Add up what a stage takes, by the clock of its own thread."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
     def _predict(self, grid: ModelGrid, store: PlaneStore, written: _Written) -> None:
         """Write every band that is not there yet, in order."""
@@ -158,19 +177,23 @@ class Stream:
         def feed() -> Iterator[Array]:
             for band in todo:
                 held = tiles[band]
-                grid.hold(held[0].read.start[0], held[-1].read.stop[0])
+                with self._timed("read"):
+                    grid.hold(held[0].read.start[0], held[-1].read.stop[0])
                 for tile in held:
                     if written.stopped:
                         return
                     yield grid.window(tile.read)
 
-        answers = iter(predict_tiles(self.engine, feed(), self.preparation, self.tta))
+        a_row = -(-store.shape[1] // self.core)
+        tiles_ahead = ahead(feed(), min(a_row, READ_AHEAD))
+        answers = iter(predict_tiles(self.engine, tiles_ahead, self.preparation, self.tta))
         for band in bands:
             first, last = store.rows(band)
             if band in tiles:
                 planes = np.empty((store.count, last - first, store.shape[1]), np.uint8)
                 for tile in tiles[band]:
-                    answer = next(answers, None)
+                    with self._timed("predict"):
+                        answer = next(answers, None)
                     if answer is None:
                         return
                     y, x = tile.core.slices

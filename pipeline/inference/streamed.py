@@ -69,6 +69,11 @@ class Streamed:
         return labels[y, x]
 
     @property
+    def seconds(self) -> dict[str, float]:
+        """Stage -> seconds its threads were at it; stages run side by side."""
+        return self.stream.seconds
+
+    @property
     def confidence(self) -> float:
         """Of the whole image, in [0, 1]."""
         return self._sums.image

@@ -173,6 +173,7 @@ def _stream(case: Case, job: ChunkJob, opened: ImageSource, source: Product, sta
     with stages.stage("read"):
         _check_unchanged(case, source.stamp)
     digests = (large.label_sha256, large.outlines_sha256)
+    log.info("%s: %s", case.relative, ", ".join(f"{stage} {s:.1f} s" for stage, s in large.seconds.items()))
     names = label_paths(case, job.config.geojson)
     outputs = {name: Product.of(job.out / name, sha256) for name, sha256 in zip(names, digests, strict=False)}
     with stages.stage("picture"):

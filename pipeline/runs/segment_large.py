@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ class Streaming(Protocol):
     def statistics(self) -> Mapping[str, float | str]: ...
     @property
     def confidence(self) -> float: ...
+    @property
+    def seconds(self) -> Mapping[str, float]: ...
 
     def parts(self) -> "Iterator[Part]": ...
 
@@ -126,6 +129,7 @@ class Large:
     outlines_sha256: str
     confidence: float
     statistics: Mapping[str, float | str]
+    seconds: Mapping[str, float]  # stage -> seconds its threads were at it; they run side by side
 
 
 def segment_large(
@@ -150,12 +154,13 @@ def segment_large(
     shape: tuple[int, int] = (source.shape[1], source.shape[2])
     overview, rows = Overview(source.shape, source.dtype), _Rows(scratch / "objects.parquet")
     fullest = _Fullest()
-    outlines_sha256 = ""
+    outlines_sha256, writing = "", [0.0]
     try:
         with LabelPyramid(scratch, shape, source.geometry) as pyramid:
 
             def pieces() -> "Iterator[Piece]":
                 for part in streaming.parts():
+                    began = time.perf_counter()
                     rows.add(part.objects, part.cut)
                     overview.add_pixels(part.owned.core, part.pixels)
                     fullest.see(part)
@@ -163,6 +168,7 @@ def segment_large(
                         pyramid.put(window.start[0], window.start[1], labels)
                         overview.add_labels(window, labels)
                         fullest.take(window, labels)
+                    writing[0] += time.perf_counter() - began
                     if outline_path is not None:
                         yield from _pieces(part)
 
@@ -170,7 +176,9 @@ def segment_large(
                 outlines_sha256 = write_outlines(outline_path, pieces())
             else:
                 deque(pieces(), maxlen=0)
+            began = time.perf_counter()
             sha256 = pyramid.write(label_path)
+            writing[0] += time.perf_counter() - began
     finally:
         rows.close()
     number = max(rows.count, 1)
@@ -188,6 +196,7 @@ def segment_large(
         outlines_sha256=outlines_sha256,
         confidence=streaming.confidence,
         statistics=streaming.statistics,
+        seconds={**streaming.seconds, "write": writing[0]},
     )
 
 
