@@ -47,6 +47,13 @@ Examples:
 @click.argument("folder", type=FOLDER)
 @click.option("--out", "manifest", type=NEW, required=True, help="The manifest CSV to write; findings go beside it.")
 @click.option("--layout", type=LAYOUTS, default="auto", show_default=True, help="How the folder is laid out.")
+@click.option(
+    "--masks",
+    type=click.Choice(["instances", "classes"]),
+    default="instances",
+    show_default=True,
+    help="What the numbers of label images are: objects, or classes such as organs.",
+)
 @click.option("--group", help="Regular expression on the path; images of one group are never split apart.")
 @click.option(
     "--fractions",

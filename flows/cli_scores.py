@@ -1,6 +1,5 @@
 """`maskline evaluate` and `score`."""
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -80,15 +79,20 @@ Examples:
 @click.option("--predicted", type=FOLDER, required=True, help="A folder of label images.")
 @click.option("--truth", type=EXISTING, required=True, help="A manifest CSV, or a labelled folder.")
 @click.option("--split", type=SPLITS, default="all", show_default=True, help="Which part of the manifest.")
+@click.option(
+    "--masks",
+    type=click.Choice(["instances", "classes"]),
+    default="instances",
+    show_default=True,
+    help="What the numbers of a folder's label images are; a manifest says it.",
+)
 @click.option("--out", type=NEW, help="Where scores.json and scores.csv go, if anywhere.")
 @click.option(
     "--bootstrap", type=click.IntRange(1), default=1000, help="Resamplings for the intervals.  [default: 1000]"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print all scores for a program.")
 @click.pass_context
-def score(
-    ctx: click.Context, predicted: Path, truth: Path, split: str, out: Path | None, bootstrap: int, as_json: bool
-) -> None:
+def score(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
     """Score label files that exist already, whoever made them.
 
     An image without a label file counts as one in which nothing was found. Exit code 3 when some files could not be
@@ -98,7 +102,7 @@ def score(
     from pipeline.runs.evaluate_model import score_folder
 
     with LiveProgress() as watch:
-        scores = score_folder(predicted, truth, out=out, split=split, bootstrap=bootstrap, watch=watch)
+        scores = score_folder(watch=watch, **options)
     ctx.exit(_tell_scores(scores, as_json))
 
 

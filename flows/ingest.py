@@ -17,6 +17,7 @@ def ingest_folder_flow(
     folder: Path,
     manifest: Path,
     layout: Literal["auto", "dsb", "paired", "paired-nifti", "unlabelled"] = "auto",
+    masks: Literal["instances", "classes"] = "instances",
     group: str = "",
     train_fraction: float = 0.7,
     validation_fraction: float = 0.15,
@@ -30,6 +31,7 @@ def ingest_folder_flow(
         folder: The data set. A whole path, as the machine that does the work sees it.
         manifest: The CSV file to write. A whole path; the findings go beside it.
         layout: How the folder is laid out; auto detects it.
+        masks: What the numbers of label images are: objects (instances), or classes such as organs.
         group: A regular expression on the file's path; images of one group (patient, plate) are never split apart.
         train_fraction: Part of the images to train on (0 to 1).
         validation_fraction: Part of the images that decides when to stop.
@@ -41,6 +43,7 @@ def ingest_folder_flow(
         "folder": absolute("folder", folder),
         "manifest": absolute("manifest", manifest),
         "layout": layout,
+        "masks": masks,
         "group": group or None,
         "fractions": (train_fraction, validation_fraction, test_fraction),
         "seed": seed,

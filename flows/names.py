@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 
-HEADLINE = ("map", "ap50", "ap75", "f1_50", "pq", "aji", "dice_mean", "iou_mean", "count_error")
+HEADLINE = ("map", "ap50", "ap75", "f1_50", "pq", "aji", "dice_mean", "iou_mean", "miou", "accuracy", "count_error")
 
 
 def shipped_configs() -> tuple[str, ...]:

@@ -101,7 +101,8 @@ class ImageSource(Protocol):
 class Case:
     """One image of a data set. `image` and `masks` are absolute paths; `masks` is empty for unlabelled images.
 
-    `mask_kind` says how `masks` are to be read: one binary file an instance, one label image, one GeoJSON, or none.
+    `mask_kind` says how `masks` are to be read: one binary file an instance, one label image of objects, one
+    of classes, one GeoJSON, or none.
     `relative` is the image's path below the data set's root, with forward slashes.
     """
 
@@ -109,7 +110,7 @@ class Case:
     image: Path
     relative: str
     masks: tuple[Path, ...] = ()
-    mask_kind: Literal["instances", "labels", "geojson", "none"] = "none"
+    mask_kind: Literal["instances", "labels", "classes", "geojson", "none"] = "none"
     split: Split = "unlabelled"
     group: str = ""
     modality: Modality = "unknown"

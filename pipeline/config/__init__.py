@@ -1,5 +1,6 @@
 """Every job's configuration: frozen, nothing unknown allowed, a choice is a tagged union (`kind:`)."""
 
+from pipeline.config.classes import ClassesTarget, PatchSampling, SpacingSize, VolumeAugmentation, ZScore
 from pipeline.config.jobs import EvaluateConfig, ImageOptions, IngestConfig, SegmentConfig
 from pipeline.config.losses import (
     BCE,
@@ -81,6 +82,7 @@ __all__ = [
     "AdamW",
     "AttentionUNet",
     "BorderWeighted",
+    "ClassesTarget",
     "Constant",
     "Cosine",
     "CropSampling",
@@ -114,6 +116,7 @@ __all__ = [
     "NucleiUNet",
     "OptimiserConfig",
     "OriginalUNet",
+    "PatchSampling",
     "Percentile",
     "Phase",
     "Plateau",
@@ -126,6 +129,7 @@ __all__ = [
     "SegmentConfig",
     "SeparatedTarget",
     "SingleNetwork",
+    "SpacingSize",
     "Step",
     "Strict",
     "SwinUNETR",
@@ -139,8 +143,10 @@ __all__ = [
     "UNetPlusPlus",
     "VGG19UNet",
     "VNet",
+    "VolumeAugmentation",
     "WeightedBCE",
     "WholeSampling",
+    "ZScore",
     "build_config",
     "exclusive",
     "load_config",

@@ -12,6 +12,7 @@ class IngestConfig(Strict):
     folder: Path
     manifest: Path
     layout: Literal["auto", "dsb", "paired", "paired-nifti", "unlabelled"] = "auto"
+    masks: Literal["instances", "classes"] = "instances"  # what the numbers of label images are
     group: str | None = (
         None  # a regular expression; its first bracket (or the whole match) on the relative path is the group
     )

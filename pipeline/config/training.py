@@ -4,6 +4,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from pipeline.config.classes import (
+    ClassesTarget,
+    PatchSampling,
+    SpacingSize,
+    VolumeAugmentation,
+    ZScore,
+    check_dimensions,
+    check_loss,
+)
 from pipeline.config.losses import DiceBCE, LossConfig
 from pipeline.config.networks import NucleiUNet, SingleNetwork
 from pipeline.config.optimisers import AdamW, Cosine, OptimiserConfig, ScheduleConfig
@@ -41,8 +50,8 @@ class FixedSize(Strict):
 
 class PrepareConfig(Strict):
     channels: PositiveInt = 3
-    normalise: Annotated[Percentile | Divide, Field(discriminator="kind")] = Percentile()
-    size: Annotated[NativeSize | FixedSize, Field(discriminator="kind")] = NativeSize()
+    normalise: Annotated[Percentile | Divide | ZScore, Field(discriminator="kind")] = Percentile()
+    size: Annotated[NativeSize | FixedSize | SpacingSize, Field(discriminator="kind")] = NativeSize()
 
 
 class MaskTarget(Strict):
@@ -77,7 +86,7 @@ def exclusive(target: "Target") -> bool:
     >>> exclusive(ThreeClassTarget()), exclusive(MaskTarget())
     (True, False)
     """
-    return isinstance(target, ThreeClassTarget)
+    return isinstance(target, ThreeClassTarget | ClassesTarget)
 
 
 def head_channels(target: "Target") -> int:
@@ -86,10 +95,12 @@ def head_channels(target: "Target") -> int:
     >>> [head_channels(target) for target in (MaskTarget(), SeparatedTarget(), ThreeClassTarget())]
     [1, 3, 3]
     """
+    if isinstance(target, ClassesTarget):
+        return len(target.names)
     return 1 if isinstance(target, MaskTarget) else 3
 
 
-Target = MaskTarget | SeparatedTarget | ThreeClassTarget
+Target = MaskTarget | SeparatedTarget | ThreeClassTarget | ClassesTarget
 TargetConfig = Annotated[Target, Field(discriminator="kind")]
 
 
@@ -174,8 +185,10 @@ class TrainConfig(Strict):
     schedule: ScheduleConfig = Cosine()
     freeze: tuple[str, ...] = ()  # patterns of parameters' names that stay as they begin
     phases: tuple[Phase, ...] = ()  # in place of epochs, optimiser.lr and the patience of stopping
-    sampling: Annotated[CropSampling | WholeSampling, Field(discriminator="kind")] = CropSampling()
-    augmentation: Annotated[NucleiAugmentation | NoAugmentation, Field(discriminator="kind")] = NucleiAugmentation()
+    sampling: Annotated[CropSampling | WholeSampling | PatchSampling, Field(discriminator="kind")] = CropSampling()
+    augmentation: Annotated[NucleiAugmentation | NoAugmentation | VolumeAugmentation, Field(discriminator="kind")] = (
+        NucleiAugmentation()
+    )
     validation: Annotated[ManifestValidation | LastFraction, Field(discriminator="kind")] = ManifestValidation()
     stopping: EarlyStopping = EarlyStopping()
     batch_size: PositiveInt = 8
@@ -223,6 +236,12 @@ class TrainConfig(Strict):
         if head not in self.loss.heads:
             classes = "exclude each other" if head == "softmax" else "may overlap"
             raise ValueError(f"loss: {self.loss.kind} is not for target {self.target.kind}, whose classes {classes}")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_dimensions_and_classes(self) -> "TrainConfig":
+        check_dimensions(self)
+        check_loss(self)
         return self
 
     @property

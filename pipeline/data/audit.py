@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from pipeline.data.classes import read_class_map
 from pipeline.data.duplicates import Features, features
 from pipeline.data.files import sha256_file
 from pipeline.data.images import open_image
@@ -135,6 +136,9 @@ def merge_case(case: Case, shape: tuple[int, ...], digest: Digest | None = None)
         return merge_geojson(case.masks[0], shape, case.id)
     if case.mask_kind == "labels":
         return _from_label_image(case.masks[0], shape, case.id)
+    if case.mask_kind == "classes":
+        classes = read_class_map(case.masks[0], shape)
+        return Merged(classes, (), _count(classes), {})
     return Merged(np.zeros(shape, np.uint32), (), 0, {})
 
 

@@ -54,6 +54,8 @@ def ingest(config: IngestConfig, watch: Watch = unwatched) -> Ingested:
     warm = summary is not None
     if summary is None:
         cases = tuple(replace(case, group=group_of(case.relative, pattern)) for case in found.cases)
+        if config.masks == "classes":
+            cases = tuple(replace(c, mask_kind="classes") if c.mask_kind == "labels" else c for c in cases)
         summary = _ingest_cold(replace(found, cases=cases), config, folder, watch)
         kept.write_summary(path, summary)
     cases = _restore(found.cases, summary["cases"])
@@ -70,7 +72,7 @@ def ingest(config: IngestConfig, watch: Watch = unwatched) -> Ingested:
 
 def _key(found: Discovered, config: IngestConfig) -> str:
     """sha256 over what stat says of every file, and over every setting that changes the result."""
-    settings = (REVISION, found.layout, str(found.root), config.group, config.fractions, config.seed)
+    settings = (REVISION, found.layout, str(found.root), config.group, config.fractions, config.seed, config.masks)
     return hashlib.sha256(f"{settings!r}\n{found.stamp}".encode(errors="surrogateescape")).hexdigest()
 
 
@@ -105,7 +107,7 @@ def _audit_all(cases: Sequence[Case], folder: Path, watch: Watch) -> list[Audite
     def work(case: Case) -> Audited:
         item = audit_case(case)
         if item.labels is not None and case.mask_kind != "none":
-            kept.write_labels_cache(kept.labels_path(folder, item.case.sha256), item.labels)
+            kept.write_labels_cache(_kept_labels(folder, item.case), item.labels)
         return replace(item, labels=None)
 
     audited = []
@@ -203,6 +205,11 @@ def _restore(cases: Sequence[Case], recorded: dict[str, dict[str, Any]]) -> tupl
     return tuple(restored)
 
 
+def _kept_labels(folder: Path, case: Case) -> Path:
+    """Where a case's labels are kept: one and the same file may be read as objects and as classes."""
+    return kept.labels_path(folder, case.sha256 + "-classes" * (case.mask_kind == "classes"))
+
+
 def load_case(case: Case, cache: Path | None = None) -> tuple[Image, Labels]:
     """The image and the label image ((Z,) Y, X) of a case; all-zero labels where it has none.
 
@@ -213,7 +220,7 @@ def load_case(case: Case, cache: Path | None = None) -> tuple[Image, Labels]:
     shape = image.spatial_shape
     if case.mask_kind == "none" or not case.sha256:
         return image, merge_case(case, shape).labels
-    path = kept.labels_path(kept.cache_folder(cache), case.sha256)
+    path = _kept_labels(kept.cache_folder(cache), case)
     labels = kept.read_labels_cache(path)
     if labels is None or labels.shape != shape:
         if content_digest(case) != case.sha256:

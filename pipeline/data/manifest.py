@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from pipeline.config import IngestConfig
 from pipeline.data.files import atomic_write
@@ -24,7 +24,7 @@ from pipeline.types import FORMAT_VERSION, Case, Modality, Split
 
 COLUMNS = ("case", "image", "masks", "mask_kind", "split", "group", "modality", "height", "width", "objects", "sha256")
 CHOICES: Mapping[str, tuple[str, ...]] = {
-    "mask_kind": ("instances", "labels", "geojson", "none"),
+    "mask_kind": ("instances", "labels", "classes", "geojson", "none"),
     "split": get_args(Split),
     "modality": get_args(Modality),
 }
@@ -108,8 +108,8 @@ def write_manifest(path: Path, manifest: Manifest) -> str:
     return manifest.digest
 
 
-def load_data(data: Path) -> Manifest:
-    """FOLDER|MANIFEST: a `.csv` is read, a folder is ingested in memory with the defaults.
+def load_data(data: Path, masks: Literal["instances", "classes"] = "instances") -> Manifest:
+    """FOLDER|MANIFEST: a `.csv` is read, a folder is ingested in memory with the defaults, its label images as `masks`.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def load_data(data: Path) -> Manifest:
     if data.is_dir():
         from pipeline.data.ingest import ingest  # ingest itself writes manifests
 
-        return ingest(IngestConfig(folder=data, manifest=data / "manifest.csv")).manifest
+        return ingest(IngestConfig(folder=data, manifest=data / "manifest.csv", masks=masks)).manifest
     if not data.exists():
         raise InputError(str(data), "nothing there", "a data folder or a manifest CSV", "check the path")
     return read_manifest(data)

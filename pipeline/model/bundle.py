@@ -48,6 +48,14 @@ class FlatBackground(Strict):
     tolerance: float
 
 
+class VolumeRecord(Strict):
+    """What a model of volumes has for each axis (Z, Y, X): its grid, how far it sees, the box it was trained on."""
+
+    strides: tuple[int, int, int]
+    halos: tuple[int, int, int] | None
+    window: tuple[int, int, int]
+
+
 class ModelRecord(Strict):
     """What travels beside the weights. `diameter` is the median object's, in model pixels."""
 
@@ -60,6 +68,7 @@ class ModelRecord(Strict):
     outputs: tuple[str, ...]
     stride: int
     halo: int | None  # None: the network sees the whole field, its windows are blended
+    volume: VolumeRecord | None = None  # None: a model of images
     diameter: float | None = None
     pixel_size: float | None = None  # um
     background: FlatBackground | None = None  # how to know tiles that need not be predicted; None: all are

@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import MaskTarget, Target
+from pipeline.config import ClassesTarget, MaskTarget, Target
 from pipeline.data.spans import Integers, Spans, connect, expand, find_spans
+from pipeline.model.volume_objects import decode_volume
 from pipeline.types import Array, Labels, Pixels
 
 Bytes = NDArray[np.uint8]
@@ -85,7 +86,17 @@ def to_bytes(probabilities: Pixels | Bytes) -> Bytes:
 
 
 def decode(probabilities: Pixels | Bytes, target: Target, thresholds: Thresholds) -> Labels:
-    """The labels of `decode_components`: `(Y, X)` uint32, numbered 1..n in raster order of their first pixel."""
+    """Instances `((Z,) Y, X)` uint32, numbered 1..n in raster order of their first pixel, those of images as
+    `decode_components` has them; of classes, the number of each pixel's most probable one.
+    """
+    if isinstance(target, ClassesTarget):
+        return np.asarray(np.argmax(probabilities, axis=0), np.uint32)
+    if probabilities.ndim == 4:
+        planes = np.asarray(probabilities, np.float32)
+        if probabilities.dtype == np.uint8:
+            planes = planes / np.float32(FULL)
+        levels = (thresholds.foreground, thresholds.seed, thresholds.border)
+        return decode_volume(planes, *levels, thresholds.minimum_seed, thresholds.minimum_area)
     return decode_components(probabilities, target, thresholds).labels
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pipeline.config import Divide, FixedSize, PrepareConfig
+from pipeline.config import Divide, FixedSize, Percentile, PrepareConfig
 from pipeline.errors import ImageError
 from pipeline.types import Array, Pixels
 
@@ -79,6 +79,8 @@ def take_channels(pixels: Array, channels: int, chosen: int | None = None) -> Ar
 def _statistics(pixels: Array, config: PrepareConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if isinstance(config.normalise, Divide):
         return (0.0,) * len(pixels), (1 / config.normalise.by,) * len(pixels)
+    if not isinstance(config.normalise, Percentile):
+        raise ImageError("image", config.normalise.kind, "percentile or divide for 2-D images", "set prepare.normalise")
     step = max(1, int(np.ceil((pixels[0].size / _SAMPLE) ** 0.5)))
     sample = pixels[:, ::step, ::step].reshape(len(pixels), -1)
     if not np.isfinite(sample).all():

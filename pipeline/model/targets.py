@@ -11,7 +11,8 @@ Channels of the `separated` target, all in [0, 1]:
     2  distance     distance to the object's own edge over the object's largest such distance (1 at the core)
 
 `three_class` is body, border and background, one of which is 1; as probabilities it is foreground (body and border)
-and border.
+and border. `classes` is learned as the number of each pixel's class, 255 where it is to be ignored, and answered as one
+channel a class; it has no instances: decoding gives the class of each pixel.
 """
 
 import cv2
@@ -19,10 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.config import MaskTarget, SeparatedTarget, Target, ThreeClassTarget
+from pipeline.config import ClassesTarget, MaskTarget, SeparatedTarget, Target, ThreeClassTarget
 from pipeline.data.spans import Spans, find_spans
 from pipeline.model.decode import Thresholds, decode, scale_areas
-from pipeline.types import Labels, Pixels
+from pipeline.model.volume_objects import encode_separated
+from pipeline.types import Array, Labels, Pixels
 
 __all__ = [
     "Thresholds",
@@ -40,6 +42,8 @@ _REACH = 2  # px: how far a touching border reaches into both objects
 
 def channel_names(target: Target) -> tuple[str, ...]:
     """The names of the output channels, in order."""
+    if isinstance(target, ClassesTarget):
+        return target.names
     if isinstance(target, MaskTarget):
         return ("foreground",)
     return ("foreground", "border", "distance") if isinstance(target, SeparatedTarget) else ("foreground", "border")
@@ -50,6 +54,8 @@ def activate(logits: Tensor, target: Target) -> Tensor:
     if isinstance(target, ThreeClassTarget):
         body, border, _ = torch.softmax(logits, dim=1).unbind(dim=1)
         return torch.stack([body + border, border], dim=1)
+    if isinstance(target, ClassesTarget):
+        return torch.softmax(logits, dim=1)
     return torch.sigmoid(logits)
 
 
@@ -106,11 +112,17 @@ def span_distance(labels: np.ndarray, spans: Spans) -> Pixels:
     return scaled
 
 
-def encode(labels: Labels, target: Target) -> Pixels:
-    """`(Y, X)` labels to the target channels `(K, Y, X)` float32 in [0, 1]."""
+def encode(labels: Labels, target: Target) -> Array:
+    """`((Z,) Y, X)` labels to the target channels `(K, (Z,) Y, X)` float32 in [0, 1]; classes are numbers as they are,
+    `((Z,) Y, X)` uint8.
+    """
+    if isinstance(target, ClassesTarget):
+        return labels.astype(np.uint8)
     foreground = (labels > 0).astype(np.float32)
     if isinstance(target, MaskTarget):
         return foreground[None]
+    if labels.ndim == 3:
+        return encode_separated(labels)
     compact = _compact(labels)
     border = touching_border(compact)
     if isinstance(target, ThreeClassTarget):

@@ -187,7 +187,9 @@ def _slice(run: Sequence[Entry], shards: _Shards, schema: "pa.Schema", kind: str
         raise shards.damaged(run[0].shard, ValueError(f"{rows.num_rows} rows instead of {total}"))
     images = np.repeat(np.arange(len(run)), [entry.rows[1] for entry in run])
     names = pa.array([plain_text(entry.path) for entry in run], pa.string()).take(pa.array(images))
-    given = {"image": names, "class": pa.array([kind] * total, pa.string())}
+    given = {"image": names}
+    if "class" not in rows.column_names:  # the rows of class maps say themselves what they are
+        given["class"] = pa.array([kind] * total, pa.string())
     columns = []
     for field in schema:
         column = given.get(field.name)

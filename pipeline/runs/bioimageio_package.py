@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import unet
-from pipeline.config import Divide, PrepareConfig
+from pipeline.config import Divide, PrepareConfig, ZScore
 from pipeline.errors import ModelError
 from pipeline.model.bundle import TrainedModel
 
@@ -71,6 +71,7 @@ def _documentation(model: TrainedModel) -> str:
 
 def _preprocessing(model: TrainedModel) -> list[dict[str, Any]]:
     normalise = model.record.prepare.normalise
+    assert not isinstance(normalise, ZScore)  # volumes have that, and are not packed
     if isinstance(normalise, Divide):
         first: dict[str, Any] = {"id": "scale_linear", "kwargs": {"gain": 1 / normalise.by, "offset": 0.0}}
     else:

@@ -29,21 +29,22 @@ def picture_path(stem: str) -> str:
 
 
 def describe_small(answer: "Answer", objects: "pd.DataFrame") -> dict[str, Any]:
-    """The columns of images.csv: `area` is the mean object's in px², `density` objects per megapixel, `intensity` the
-    mean over objects and channels in the file's own values.
+    """The columns of images.csv: `area` is the mean object's in px² (px³ of volumes), `density` objects per megapixel,
+    `intensity` the mean over objects and channels in the file's own values.
     """
     import numpy as np
 
     from pipeline.results.quality import appearance
+    from pipeline.runs.measure_answer import sizes
 
     shape, count = answer.image.spatial_shape, len(objects)
     megapixels = float(np.prod(shape)) / 1e6
     means = [np.asarray(objects[name], np.float64) for name in objects.columns if name.startswith("intensity_mean_")]
     row: dict[str, Any] = {
         "objects": count,
-        "area": float(np.mean(np.asarray(objects["area_px2"], np.float64))) if count else None,
+        "area": float(np.mean(np.asarray(sizes(objects), np.float64))) if count else None,
         "density": count / megapixels if megapixels else None,
-        "intensity": float(np.mean(means)) if count and means else None,
+        "intensity": float(np.nanmean(means)) if count and means else None,
         "height": shape[-2],
         "width": shape[-1],
         "planes": shape[0] if len(shape) == 3 else 1,

@@ -11,10 +11,11 @@ from statistics import median
 from typing import Any
 
 import unet
-from pipeline.config import Ensemble, ImageOptions, TrainConfig
+from pipeline.config import ClassesTarget, Ensemble, ImageOptions, TrainConfig
 from pipeline.data.manifest import Manifest, load_data, write_manifest
 from pipeline.data.splits import fold_cases
 from pipeline.errors import ModelError, TrainingError
+from pipeline.inference.direct import build_segmenter
 from pipeline.inference.segment import Segmenter
 from pipeline.model.bundle import ThresholdRecord, TrainedModel, load_model, save_model
 from pipeline.runs.evaluate_model import Scored, evaluate_case, publish_evaluation, score_table, write_evaluation
@@ -64,8 +65,11 @@ def cross_validate(
 
     In each fold 15 % of what it does not test is its validation part: epochs and thresholds are chosen there alone.
     `time_budget` (seconds) is each fold's. With `resume`, finished folds stay as they are and the one that was stopped
-    goes on. Raises what `train_model` raises; ConfigError for an impossible number of folds.
+    goes on. Raises what `train_model` raises; TrainingError for a target of classes; ConfigError for an impossible
+    number of folds.
     """
+    if isinstance(config.target, ClassesTarget):
+        raise TrainingError("--folds", "a target of classes", "one of objects", "train without --folds")
     manifest = load_data(data)
     parts = [replace(manifest, cases=cases, path=None) for cases in fold_cases(manifest.cases, folds, config.seed)]
     origin = load_model(find_any_model(start)).digest if start else ""
@@ -123,7 +127,7 @@ def _score(models: Sequence[TrainedModel], parts: Sequence[Manifest], out: Path,
     scored, done = Scored(), 0
     total = sum(len(part.split("test")) for part in parts)
     for model, part in zip(models, parts, strict=True):
-        segmenter = Segmenter(model, device)
+        segmenter: Segmenter = build_segmenter(model, device)
         for case in part.split("test"):
             evaluate_case(case, segmenter, ImageOptions(), out, scored)
             done += 1

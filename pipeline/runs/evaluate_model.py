@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.config import EvaluateConfig, ImageOptions
+from pipeline.config import ClassesTarget, EvaluateConfig, ImageOptions
 from pipeline.data.files import atomic_write
 from pipeline.data.images import open_image
 from pipeline.data.labels import write_labels
@@ -16,6 +16,7 @@ from pipeline.data.manifest import Manifest, load_data
 from pipeline.errors import InputError, MasklineError, OutputError
 from pipeline.results.names import label_suffix
 from pipeline.results.run import Run
+from pipeline.runs.evaluate_classes import evaluate_classes, publish_classes
 from pipeline.runs.find_model import find_any_model
 from pipeline.runs.score_labels import Truth, failed_case, read_truth, score_folder
 from pipeline.scoring.metrics import match
@@ -34,6 +35,8 @@ PICTURES = 6  # of the images with the lowest scores
 def evaluate_model(config: EvaluateConfig, watch: Watch = unwatched) -> dict[str, Any]:
     """Segment the images of a split with a model and score them; the numbers are those of `summarise`.
 
+    Those of a model of classes are `summarise_classes`'; see `evaluate_classes`.
+
     `config.out` then holds `labels/` (what was predicted, so that `score_folder` gives the same numbers),
     `scores.json`, `scores.csv`, `scores.txt` and `worst/` (image, truth and prediction of the images with the lowest
     scores). An image that cannot be read or segmented is left out of the numbers and named in `errors`.
@@ -49,7 +52,7 @@ def evaluate_model(config: EvaluateConfig, watch: Watch = unwatched) -> dict[str
     """
     if (config.out / ".maskline").exists():
         raise OutputError(str(config.out), "a results folder of maskline segment", "another --out", "name a new folder")
-    manifest = load_data(config.data)
+    manifest = load_data(config.data, _masks(config))
     cases = [case for case in manifest.split(config.split) if case.mask_kind != "none"]
     if not cases:
         wanted = "one at least"
@@ -57,18 +60,24 @@ def evaluate_model(config: EvaluateConfig, watch: Watch = unwatched) -> dict[str
     with _tracked(config, manifest) as run:
         start = time.perf_counter()
         segmenter = _load(config)
-        scored = Scored()
-        for number, case in enumerate(cases, start=1):
-            evaluate_case(case, segmenter, config, config.out, scored)
-            watch(Event("evaluate", number, len(cases), scored.fields))
-        scores = summarise(scored.per_image, config.bootstrap) | {
+        about = {
             "model": config.model,
             "model_digest": segmenter.model.digest,
             "data": str(config.data),
             "manifest_digest": manifest.digest,
             "split": config.split,
-            "seconds": round(time.perf_counter() - start, 2),
         }
+        if getattr(segmenter, "classes", ()):
+            scores = evaluate_classes(cases, segmenter, config, about, watch)
+            if run is not None:
+                publish_classes(run, config.out, scores)
+            return scores
+        scored = Scored()
+        for number, case in enumerate(cases, start=1):
+            evaluate_case(case, segmenter, config, config.out, scored)
+            watch(Event("evaluate", number, len(cases), scored.fields))
+        scores = summarise(scored.per_image, config.bootstrap) | about
+        scores["seconds"] = round(time.perf_counter() - start, 2)
         write_evaluation(config.out, scores, scored)
         if run is not None:
             publish_evaluation(run, config.out, scores)
@@ -105,15 +114,26 @@ class Scored:
 
 
 def _load(config: EvaluateConfig) -> "Segmenter":
-    from pipeline.inference.segment import Segmenter
+    from pipeline.inference.direct import build_segmenter
     from pipeline.model.bundle import load_model
 
     model = load_model(find_any_model(config.model))
-    return Segmenter(model, config.device, config.engine, config.threads, skip=config.skip)
+    segmenter: Segmenter = build_segmenter(model, config.device, config.engine, config.threads, skip=config.skip)
+    return segmenter
 
 
 def _open(case: Case, options: ImageOptions) -> "FileSource":
     return open_image(case.image, pages=options.pages, series=options.series, time=options.time)
+
+
+def _masks(config: EvaluateConfig) -> Literal["instances", "classes"]:
+    """What the label images of a folder are, as the model's target says; a manifest says it itself."""
+    if not config.data.is_dir():
+        return "instances"
+    from pipeline.model.bundle import load_model
+
+    record = load_model(find_any_model(config.model)).record
+    return "classes" if isinstance(record.target, ClassesTarget) else "instances"
 
 
 def evaluate_case(case: Case, segmenter: "Segmenter", options: ImageOptions, out: Path, scored: Scored) -> None:

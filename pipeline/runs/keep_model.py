@@ -12,32 +12,34 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.config import TrainConfig
+from pipeline.config import ClassesTarget, PatchSampling, TrainConfig
 from pipeline.data.files import atomic_write
 from pipeline.data.manifest import Manifest
-from pipeline.model.bundle import ModelRecord, describe_network, record_thresholds, save_model
+from pipeline.model.bundle import ModelRecord, VolumeRecord, describe_network, record_thresholds, save_model
 from pipeline.model.targets import Thresholds, channel_names, decode
+from pipeline.model.volumes import describe_volume_network
 from pipeline.results.run import Run
 from pipeline.scoring.confidence import confidence
 from pipeline.scoring.metrics import match
 from pipeline.scoring.ranking import doubtful_below
 from pipeline.training.dataset import Example
 from pipeline.training.train import Training
-from pipeline.training.validate import Answer, tune_thresholds
+from pipeline.training.validate import Answer, score_name, tune_thresholds
 from pipeline.types import FORMAT_VERSION, Geometry, Image, Watch
 
 
 def _provenance(
     config: TrainConfig, manifest: Manifest, training: Training, ended: str, tuned: float
 ) -> dict[str, Any]:
-    """Where the model comes from; `models promote` compares `val_map` (tuned, where thresholds were tuned)."""
-    untuned = training.progress.history[training.progress.best_epoch]["val_map"]
+    """Where the model comes from; `models promote` compares the score (tuned, where thresholds were tuned)."""
+    score = score_name(config.target)
+    untuned = training.progress.history[training.progress.best_epoch][score]
     return {
         "config": config.model_dump(mode="json"),
         "manifest_digest": manifest.digest,
         "origin": training.origin,
         "pretrained": training.pretrained,
-        "val_map": round(tuned if np.isfinite(tuned) else untuned, 6),
+        score: round(tuned if np.isfinite(tuned) else untuned, 6),
         "epochs": training.progress.epoch,
         "best_epoch": training.progress.best_epoch + 1,
         "ended": ended,
@@ -48,10 +50,12 @@ def _provenance(
 
 
 def _diameter(examples: Sequence[Example]) -> float | None:
-    """Median diameter, in px, of circles as large as the objects."""
+    """Median diameter, in px, of circles (in voxels, of balls) as large as the objects."""
     areas = [np.bincount(e.labels.ravel())[1:] for e in examples]
     flat = np.concatenate(areas)
-    return float(np.median(2 * np.sqrt(flat[flat > 0] / np.pi)).round(2)) if (flat > 0).any() else None
+    flat = flat[flat > 0]
+    diameters = np.cbrt(6 * flat / np.pi) if examples[0].labels.ndim == 3 else 2 * np.sqrt(flat / np.pi)
+    return float(np.median(diameters).round(2)) if flat.size else None
 
 
 def _doubtful_below(found: Sequence[Answer], config: TrainConfig, thresholds: Thresholds) -> float:
@@ -72,6 +76,15 @@ def _table(history: Sequence[Mapping[str, float]]) -> bytes:
     return text.getvalue().encode()
 
 
+def _grid(network: torch.nn.Module, config: TrainConfig) -> tuple[int, int | None, VolumeRecord | None]:
+    """Stride and halo (the largest, where axes differ), and what a network of volumes has for each axis."""
+    if not isinstance(config.sampling, PatchSampling):
+        return *describe_network(network, config.prepare.channels), None
+    strides, halos = describe_volume_network(network, config.prepare.channels)
+    volume = VolumeRecord(strides=strides, halos=halos, window=config.sampling.size)
+    return max(strides), max(halos) if halos else None, volume
+
+
 def keep_model(
     training: Training,
     found: Sequence[Answer],
@@ -84,9 +97,10 @@ def keep_model(
     """Tune the thresholds, derive the halo, save network and record; answers digest, thresholds and tuned score."""
     config = training.config
     thresholds, score = Thresholds(minimum_area=1), float("nan")
-    if config.tune_thresholds:
+    classes = isinstance(config.target, ClassesTarget)
+    if config.tune_thresholds and not classes:
         thresholds, score = tune_thresholds(found, config.target, watch)
-    stride, halo = describe_network(training.average.cpu(), config.prepare.channels)
+    stride, halo, volume = _grid(training.average.cpu(), config)
     record = ModelRecord(
         name=config.name,
         network=config.network,
@@ -96,8 +110,9 @@ def keep_model(
         outputs=channel_names(config.target),
         stride=stride,
         halo=halo,
-        diameter=_diameter(examples),
-        confidence=_doubtful_below(found, config, thresholds),
+        volume=volume,
+        diameter=None if classes else _diameter(examples),
+        confidence=None if classes else _doubtful_below(found, config, thresholds),
         provenance=_provenance(config, manifest, training, ended, score),
     )
     return save_model(out / "model", training.average, record, half=True), thresholds, score
@@ -105,22 +120,30 @@ def keep_model(
 
 def sample_pictures(found: Sequence[Answer], training: Training, thresholds: Thresholds) -> Iterator[tuple[str, bytes]]:
     """Image, truth and prediction side by side for a few validation images, spread over the modalities."""
+    from pipeline.results.class_pictures import class_sample
     from pipeline.results.pictures import png, training_sample
 
+    target = training.config.target
     order = sorted(range(len(found)), key=lambda i: (i % 7, found[i].example.case.modality))
     for i in order[: training.config.sample_pictures]:
         answer = found[i]
-        predicted = decode(answer.probabilities, training.config.target, thresholds)
-        image = Image(answer.example.pixels, Geometry.pixels())
-        yield f"samples/{i:03d}.png", png(training_sample(image, answer.truth, predicted))
+        predicted = decode(answer.probabilities, target, thresholds)
+        image = Image(answer.example.pixels, Geometry.pixels(answer.truth.ndim))
+        if isinstance(target, ClassesTarget):
+            picture = class_sample(image, answer.truth, predicted, target)
+        else:
+            picture = training_sample(image, answer.truth, predicted)
+        yield f"samples/{i:03d}.png", png(picture)
 
 
 def final_numbers(training: Training, tuned: float) -> dict[str, float]:
     """The best epoch's validation numbers, and the tuned score."""
     progress = training.progress
     best = progress.history[progress.best_epoch]
-    numbers = {name: best[name] for name in ("val_dice", "val_iou", "val_map", "val_ap50")}
-    return {**numbers, "val_map_tuned": tuned, "epochs": progress.epoch, "minutes": round(progress.elapsed / 60, 1)}
+    numbers = {name: value for name, value in best.items() if name.startswith("val_") and name != "val_loss"}
+    if "val_map" in best:
+        numbers["val_map_tuned"] = tuned
+    return {**numbers, "epochs": progress.epoch, "minutes": round(progress.elapsed / 60, 1)}
 
 
 def write_record(

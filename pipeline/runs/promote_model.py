@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.errors import ModelError
 from pipeline.results.tracking import Tracking
 
-SCORE = "val_map"  # on the validation images of the manifest whose digest the record names
+SCORES = ("val_map", "val_dice")  # of objects, of classes; on the validation images of the manifest on record
 
 
 def _provenance(folder: Path) -> Mapping[str, Any]:
@@ -27,12 +27,13 @@ def judge(new: Mapping[str, Any], old: Mapping[str, Any]) -> str:
     >>> judge(second, {"manifest_digest": "b", "val_map": 0.5})
     'they were validated on different data'
     """
-    if SCORE not in new or SCORE not in old:
-        return f"{SCORE} is not on record for both"
+    score = next((name for name in SCORES if name in new and name in old), "")
+    if not score:
+        return f"{' or '.join(SCORES)} is not on record for both"
     if not new.get("manifest_digest") or new.get("manifest_digest") != old.get("manifest_digest"):
         return "they were validated on different data"
-    if new[SCORE] <= old[SCORE]:
-        return f"its {SCORE} is {new[SCORE]:.4f}, that of the other {old[SCORE]:.4f}"
+    if new[score] <= old[score]:
+        return f"its {score} is {new[score]:.4f}, that of the other {old[score]:.4f}"
     return ""
 
 

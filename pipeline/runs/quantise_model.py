@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.config import ClassesTarget
 from pipeline.data.manifest import load_data
-from pipeline.errors import InputError
+from pipeline.errors import InputError, ModelError
 from pipeline.runs.find_model import find_any_model
 from pipeline.types import Case, Event, Watch, unwatched
 
@@ -19,8 +20,8 @@ CALIBRATION, VALIDATION = 64, 200  # images at most
 def quantise_model(name: str, data: Path, watch: Watch = unwatched) -> list[str]:
     """Calibrate on training images of a manifest, judge on its validation images; returns what to tell, line by line.
 
-    Raises ModelError where the model is not found, the extra is not installed or Dice drops by more than 0.001, and
-    InputError where a split has no labelled image.
+    Raises ModelError where the model is not found or not one of objects in images, the extra is not installed or Dice
+    drops by more than 0.001, and InputError where a split has no labelled image.
     """
     import torch
 
@@ -28,6 +29,9 @@ def quantise_model(name: str, data: Path, watch: Watch = unwatched) -> list[str]
     from pipeline.model.bundle import load_model
 
     model = load_model(find_any_model(name))
+    if model.record.volume is not None or isinstance(model.record.target, ClassesTarget):
+        came = f"a model of {'volumes' if model.record.volume is not None else 'classes'}"
+        raise ModelError(f"int8 for {name}", came, "one of objects in images", "use it as it is")
     manifest = load_data(data)
     examples = []
     for split, most in (("train", CALIBRATION), ("val", VALIDATION)):

@@ -2,9 +2,9 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.data.images import IMAGE_SUFFIXES, split_suffix
 from pipeline.data.ingest import load_case
@@ -13,6 +13,7 @@ from pipeline.data.layouts import discover_cases
 from pipeline.data.manifest import read_manifest
 from pipeline.data.modality import classify_modality
 from pipeline.errors import InputError, LayoutError, MaskError, MasklineError
+from pipeline.runs.evaluate_classes import score_class_maps
 from pipeline.scoring.metrics import Scores, match
 from pipeline.scoring.present import write_scores
 from pipeline.scoring.summary import CaseScore, summarise
@@ -28,6 +29,7 @@ def score_folder(
     out: Path | None = None,
     split: str = "all",
     bootstrap: int = 1000,
+    masks: Literal["instances", "classes"] = "instances",
     watch: Watch = unwatched,
 ) -> dict[str, Any]:
     """Score the label files below `predicted` against a manifest, a labelled folder or a folder of label images.
@@ -39,13 +41,15 @@ def score_folder(
         GeoJSON outlines, named like the images: `plate/a1.tif` or `plate/a1.png.tif` for `plate/a1.png`.
     truth : Path
         Its `unlabelled` cases are passed over. `split` chooses a part of a manifest.
+    masks : what the numbers of a folder's label images are; a manifest says it itself.
     out : Path, optional
         Where to write `scores.json` and `scores.csv`.
 
     Returns
     -------
     dict
-        What `summarise` gives. A case without a file counts as an empty prediction and is named in `missing`; one whose
+        What `summarise` (of class maps `summarise_classes`) gives. A case without a file counts as an empty prediction
+        and is named in `missing`; one whose
         file does not fit its image, or cannot be read, is left out of the numbers and named in `errors`;
         `unexpected` counts the files that no case claims.
 
@@ -54,13 +58,15 @@ def score_folder(
     InputError
         There is nothing to score: no labelled case, no label file, or none that belongs to any case.
     """
-    cases = find_truth(truth, split)
+    cases = find_truth(truth, split, masks)
     files = find_labels(predicted)
     claimed = _claim(cases, files)
     if not any(claimed.values()):
         example = f"{cases[0].id}.tif"
         came = f"{sum(map(len, files.values()))} files, of no case of {truth}"
         raise InputError(str(predicted), came, f"label files such as {example}", "check both folders, and the names")
+    if any(case.mask_kind == "classes" for case in cases):
+        return score_class_maps(cases, claimed, out=out, bootstrap=bootstrap, watch=watch)
     per_image = []
     for number, case in enumerate(cases, start=1):
         per_image.append(_score(case, claimed[case.relative]))
@@ -94,7 +100,7 @@ def read_truth(case: Case) -> Truth:
     return Truth(labels, classify_modality(image) if case.modality == "unknown" else case.modality)
 
 
-def find_truth(truth: Path, split: str) -> tuple[Case, ...]:
+def find_truth(truth: Path, split: str, masks: Literal["instances", "classes"] = "instances") -> tuple[Case, ...]:
     """The labelled cases of a manifest's split or of a folder; raises InputError where there are none."""
     if truth.is_dir():
         if split != "all":
@@ -104,6 +110,8 @@ def find_truth(truth: Path, split: str) -> tuple[Case, ...]:
         cases = _labelled(read_manifest(truth).split(split))
     else:
         raise InputError(str(truth), "nothing there", "a manifest CSV or a folder of true labels", "check the path")
+    if masks == "classes":
+        cases = tuple(replace(case, mask_kind="classes") if case.mask_kind == "labels" else case for case in cases)
     if not cases:
         raise InputError(
             str(truth), f"no labelled image (split {split})", "one at least", "check the path and the split"

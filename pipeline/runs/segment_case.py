@@ -18,6 +18,7 @@ from pipeline.errors import ImageError, MasklineError, ModelError, OutputError
 from pipeline.results.ledger import Entry, Product, Stamp, stamp
 from pipeline.results.lock import is_output_trouble, output_error, writing
 from pipeline.runs.case_products import describe_small, label_paths, picture_path, plain, write_picture, write_products
+from pipeline.runs.measure_answer import measure_answer
 from pipeline.runs.model_record import read_record
 from pipeline.runs.stages import Stages, Watched
 from pipeline.types import Case, Image, ImageSource, Labels, Watch, unwatched
@@ -85,14 +86,15 @@ def load_segmenter(job: ChunkJob) -> Segments:
 
 @functools.lru_cache(maxsize=1)
 def _load(folder: Path, digest: str, device: str, engine: str, threads: int | None, skip: bool) -> Segments:
-    from pipeline.inference.segment import Segmenter
+    from pipeline.inference.direct import build_segmenter
     from pipeline.model.bundle import load_model
 
     model = load_model(folder)
     if model.digest != digest:
         wanted = f"{digest[:12]}, as the run began"
         raise ModelError(str(folder), f"digest {model.digest[:12]}", wanted, "let the model be, and run again")
-    return Segmenter(model, device, engine, threads, skip=skip)
+    segmenter: Segments = build_segmenter(model, device, engine, threads, skip=skip)
+    return segmenter
 
 
 @dataclass(frozen=True)
@@ -225,10 +227,8 @@ def _explain(error: Exception, case: Case) -> tuple[str, str]:
 
 
 def _finish(case: Case, job: ChunkJob, answer: Answer, source: Product, stages: Stages) -> Worked:
-    from pipeline.scoring.measure import measure
-
     with stages.stage("measure"):
-        objects = measure(answer.labels, answer.image, answer.confidence.objects if answer.confidence else None)
+        objects = measure_answer(answer)
         row = describe_small(answer, objects)
     with stages.stage("write"):
         outputs = write_products(case, job.out, job.config.geojson, answer)

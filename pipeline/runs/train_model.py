@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import LastFraction, TrainConfig
+import unet
+from pipeline.config import ClassesTarget, LastFraction, TrainConfig
 from pipeline.data.manifest import Manifest, load_data
 from pipeline.errors import TrainingError
 from pipeline.inference.engines import choose_device
@@ -160,11 +161,11 @@ def train_model(
     Ctrl-C stops after the current step and keeps the best model of the epochs that were finished. Raises TrainingError
     where nothing can be trained, no epoch was finished, or the loss is not finite.
     """
-    manifest = load_data(data)
+    manifest = load_data(data, "classes" if isinstance(config.target, ClassesTarget) else "instances")
     learn, check = split_for_training(manifest, config)
     out.mkdir(parents=True, exist_ok=True)
     training, identity = _begin(config, manifest, start, resume, time_budget, device, out / "checkpoint", watch)
-    stride = int(training.network.stride)  # type: ignore[arg-type]
+    stride = unet.stride_of(training.network)
     with _tracked(config, data, manifest, track, resume) as (tracking, run):
         examples = load_examples(learn, config, stride, watch)
         validation = load_examples(check, config, stride, watch)

@@ -18,6 +18,7 @@ from pipeline.config import Target
 from pipeline.data.spans import find_spans
 from pipeline.model.decode import FULL, Bytes, to_bytes
 from pipeline.model.targets import span_distance
+from pipeline.model.volume_objects import own_distance
 from pipeline.types import Labels, Pixels
 
 Floats = NDArray[np.float64]
@@ -82,7 +83,8 @@ class Share:
 
 
 def confidence(labels: Labels, probabilities: Pixels | Bytes, target: Target, share: Share | None = None) -> Confidence:
-    """Confidence of `labels` `(Y, X)`, 1..n as `decode` made them of `probabilities` `(K, Y, X)`, float32 or uint8.
+    """Confidence of `labels` `((Z,) Y, X)`, 1..n as `decode` made them of `probabilities` `(K, (Z,) Y, X)`, float32 or
+    uint8.
 
     With `share` the sums are those of that part of a large image; `objects` are all of them still.
 
@@ -94,6 +96,8 @@ def confidence(labels: Labels, probabilities: Pixels | Bytes, target: Target, sh
     >>> sure.image, sure.objects.tolist()
     (1.0, [1.0])
     """
+    if labels.ndim == 3:
+        return _of_volume(labels, probabilities)
     planes = to_bytes(probabilities)
     inner = 2 if len(planes) > 2 else 0
     beside = _squares_beside(labels, planes[inner], share)
@@ -120,6 +124,23 @@ def confidence(labels: Labels, probabilities: Pixels | Bytes, target: Target, sh
     mine = slice(None) if share is None else share.ids - 1
     area, inside, common, own = (values[mine].sum() for values in (area, inside, common, own))
     return Confidence(objects, ConfidenceSums(int(area), int(inside), int(common), int(own) + beside))
+
+
+def _of_volume(labels: Labels, probabilities: Pixels | Bytes) -> Confidence:
+    shape = probabilities.shape
+    planes = to_bytes(probabilities.reshape(shape[0], -1, shape[-1])).reshape(shape).astype(np.int64)
+    inner = 2 if len(planes) > 2 else 0
+    foreground, seen = planes[0], planes[inner]
+    expected = np.rint((own_distance(labels) if inner else labels > 0) * np.float32(FULL)).astype(np.int64)
+    flat = labels.ravel()
+
+    def sums(values: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.bincount(flat, weights=values.ravel()).astype(np.float64)
+
+    area, inside = np.bincount(flat)[1:], sums(foreground)[1:]
+    common, own = sums(2 * seen * expected), sums(seen * seen + expected * expected)
+    objects = inside / np.maximum(FULL * area, 1) * common[1:] / np.maximum(own[1:], 1)
+    return Confidence(objects, ConfidenceSums(int(area.sum()), int(inside.sum()), int(common.sum()), int(own.sum())))
 
 
 def _squares_beside(labels: Labels, seen: Bytes, share: Share | None) -> int:

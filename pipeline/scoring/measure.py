@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.spans import Integers, Spans, find_spans
 from pipeline.errors import MaskError
+from pipeline.scoring.measure_volumes import volume_columns
 from pipeline.scoring.outline import convex_areas, perimeters
 from pipeline.types import Array, Geometry, Image, Labels
 
@@ -56,8 +57,9 @@ def order_columns(names: Iterable[str]) -> list[str]:
     """
     names = list(dict.fromkeys(names))
     channels = [int(name.rpartition("_c")[2]) + 1 for name in names if name.startswith("intensity_")]
-    known = _columns(_UNITS, max(channels, default=0))
-    place = {name: i for i, name in enumerate(known)}
+    most = max(channels, default=0)
+    solid = volume_columns(most) if any(name.startswith("volume_") for name in names) else []
+    place = {name: i for i, name in enumerate(dict.fromkeys([*solid, *_columns(_UNITS, most)]))}
     return sorted(names, key=lambda name: place.get(name, -1))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.files import atomic_write
+from pipeline.scoring.present_classes import class_table
 from pipeline.scoring.summary import CaseScore
 
 JSON, CSV = "scores.json", "scores.csv"
@@ -29,8 +30,10 @@ def score_table(scores: Mapping[str, Any]) -> str:
     """The numbers of `summarise` in lines of at most 100 characters.
 
     `all` with its interval, the modalities, the groups of more than one image (the worst, where there are many), and
-    what was missing or could not be scored.
+    what was missing or could not be scored. Class maps have a table of their own.
     """
+    if scores.get("kind") == "classes":
+        return class_table(scores)
     width = max(24, *(len(name) + 2 for name in scores["by_modality"]))
     lines = [f"{'':<{width}}images objects " + "".join(f"{title:>7}" for title in _COLUMNS.values())]
     lines.append(_line("all", scores, width))

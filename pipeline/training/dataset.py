@@ -9,35 +9,46 @@ import torch
 from skimage.transform import resize
 from torch.utils.data import Dataset
 
-from pipeline.config import BorderWeighted, CropSampling, FixedSize, MaskTarget, TrainConfig
+from pipeline.config import (
+    BorderWeighted,
+    ClassesTarget,
+    CropSampling,
+    FixedSize,
+    MaskTarget,
+    PatchSampling,
+    TrainConfig,
+)
 from pipeline.data.ingest import load_case
 from pipeline.errors import TrainingError
-from pipeline.model.prepare import Preparation, fit, take_channels
+from pipeline.model.prepare import take_channels
 from pipeline.model.targets import encode
+from pipeline.model.volumes import VolumePreparation, nearest
 from pipeline.training.augment import build_augmentation, seed_sample
 from pipeline.training.border_weights import border_weights
+from pipeline.training.volumes import PatchDataset, prepared, understood, volume_target
 from pipeline.types import Array, Case, Event, Labels, Pixels, Watch, unwatched
 
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled image in memory: `pixels` `(C, Y, X)` in the file's dtype, `labels` `(Y, X)` uint32."""
+    """One labelled image in memory: `pixels` `(C, (Z,) Y, X)` in the file's dtype, `labels` `((Z,) Y, X)` uint32."""
 
     case: Case
     pixels: Array
     labels: Labels
-    preparation: Preparation
+    preparation: Any  # Preparation, or VolumePreparation where it is a volume
 
 
 def load_examples(
-    cases: Sequence[Case], config: TrainConfig, stride: int, watch: Watch = unwatched
+    cases: Sequence[Case], config: TrainConfig, stride: int | tuple[int, ...], watch: Watch = unwatched
 ) -> tuple[Example, ...]:
     """Read labelled cases; raises what `load_case` raises, and TrainingError where there is none."""
     examples = []
     for number, case in enumerate(cases):
         image, labels = load_case(case)
         pixels = take_channels(image.pixels, config.prepare.channels)
-        examples.append(Example(case, pixels, labels, fit(pixels, config.prepare, stride=stride)))
+        preparation = prepared(case, pixels, image.geometry, config, stride)
+        examples.append(Example(case, pixels, understood(case, labels, config), preparation))
         watch(Event("load", number + 1, len(cases)))
     if not examples:
         raise TrainingError("data", "no labelled image", "at least one", "give images with masks, or check the splits")
@@ -55,16 +66,20 @@ def merged_target(labels: Labels, shape: tuple[int, int], target: MaskTarget) ->
     return mask
 
 
-def grid_target(example: Example, config: TrainConfig) -> Pixels:
-    """The target on the network's grid, `(K, y, x)` float32, padded like the prepared image."""
-    if isinstance(config.prepare.size, FixedSize):
+def grid_target(example: Example, config: TrainConfig) -> Array:
+    """The target on the network's grid, `(K, y, x)` float32 or class numbers `(y, x)`, padded like the image."""
+    if isinstance(example.preparation, VolumePreparation):
+        return volume_target(example, config)
+    if isinstance(config.prepare.size, FixedSize) and isinstance(config.target, ClassesTarget):
+        planes = encode(nearest(example.labels, example.preparation.shape), config.target)
+    elif isinstance(config.prepare.size, FixedSize):
         if not isinstance(config.target, MaskTarget):
             raise TrainingError("target", config.target.kind, "mask, with a fixed size", "set prepare.size to native")
         planes = merged_target(example.labels, example.preparation.shape, config.target)
     else:
         planes = encode(example.labels, config.target)
-    height, width = (-n % example.preparation.stride for n in planes.shape[1:])
-    return np.pad(planes, ((0, 0), (0, height), (0, width)), mode="symmetric")
+    height, width = (-n % example.preparation.stride for n in planes.shape[-2:])
+    return np.pad(planes, ((0, 0), (0, height), (0, width))[-planes.ndim :], mode="symmetric")
 
 
 def grid_weight(example: Example, config: TrainConfig) -> Pixels | None:
@@ -113,9 +128,8 @@ class CropDataset(Dataset[dict[str, Any]]):
         self.images = [_channels_last(example.pixels) for example in examples]
         self.labels = [_warpable(example.labels) for example in examples]
         self.weights = draw_weights(examples, sampling.balance)
-        self.transform = build_augmentation(
-            config.augmentation, sampling.size, config.prepare.channels, config.target, config.loss
-        )
+        changes: Any = config.augmentation  # of images, as the config has been checked for
+        self.transform = build_augmentation(changes, sampling.size, config.prepare.channels, config.target, config.loss)
         self.start_epoch(0)
 
     def start_epoch(self, epoch: int) -> None:
@@ -164,8 +178,10 @@ class WholeDataset(Dataset[dict[str, Any]]):
         return sample if weight is None else {**sample, "weight": torch.from_numpy(weight)}
 
 
-def build_dataset(examples: Sequence[Example], config: TrainConfig) -> CropDataset | WholeDataset:
+def build_dataset(examples: Sequence[Example], config: TrainConfig) -> CropDataset | WholeDataset | PatchDataset:
     """The training samples that the config asks for."""
+    if isinstance(config.sampling, PatchSampling):
+        return PatchDataset(examples, config, config.sampling)
     if isinstance(config.sampling, CropSampling):
         return CropDataset(examples, config, config.sampling)
     return WholeDataset(examples, config)

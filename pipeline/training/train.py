@@ -27,7 +27,8 @@ from pipeline.training.dataset import CropDataset, Example, WholeDataset, build_
 from pipeline.training.freeze import check_gradients, freeze_for_phase, rest_frozen_statistics
 from pipeline.training.optimise import Stand, build_optimiser, learning_rate
 from pipeline.training.pretrained import start_from
-from pipeline.training.validate import validate
+from pipeline.training.validate import score_name, validate
+from pipeline.training.volumes import PatchDataset
 from pipeline.types import Event, Watch, unwatched
 from unet.losses import Loss, build_loss
 
@@ -171,7 +172,9 @@ def train_step(training: Training, batch: dict[str, Tensor]) -> float:
     return float(loss.item())
 
 
-def _epoch(training: Training, data: CropDataset | WholeDataset, reserve: float, watch: Watch) -> dict[str, float]:
+def _epoch(
+    training: Training, data: CropDataset | WholeDataset | PatchDataset, reserve: float, watch: Watch
+) -> dict[str, float]:
     """One pass; stops early where the time budget ends. `reserve` is what validation will take, in seconds."""
     config, epoch = training.config, training.progress.epoch
     data.start_epoch(epoch)
@@ -222,7 +225,7 @@ def run_training(
         metrics |= validate(network, validation, config, thresholds, training.loss, training.device)
         reserve = time.perf_counter() - start - metrics["train_seconds"]
         metrics["epoch_seconds"] = time.perf_counter() - start
-        score = metrics["val_map"] if config.stopping.watch == "score" else -metrics["val_loss"]
+        score = metrics[score_name(config.target)] if config.stopping.watch == "score" else -metrics["val_loss"]
         better = score > progress.best
         if better:
             progress.best, progress.best_epoch = score, progress.epoch

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
-import unet
-from pipeline.config import FixedSize, MaskTarget, Target, TrainConfig
+from pipeline.config import ClassesTarget, FixedSize, MaskTarget, Target, TrainConfig
 from pipeline.model.targets import Thresholds, activate, decode
 from pipeline.scoring.metrics import Scores, match
 from pipeline.training.dataset import Example, grid_target, grid_weight
+from pipeline.training.volumes import class_numbers, whole_logits
 from pipeline.types import Event, Labels, Pixels, Watch, unwatched
 from unet.losses import Loss
 
@@ -55,14 +55,14 @@ def answers(
     """Predict each example, cut to its middle `window` unless the size is fixed anyway."""
     network.eval()
     for example in examples:
-        if window is not None and not isinstance(config.prepare.size, FixedSize):
+        if window is not None and example.labels.ndim == 2 and not isinstance(config.prepare.size, FixedSize):
             example = _middle(example, window)
         image = torch.from_numpy(example.preparation.apply(example.pixels))[None].to(device)
         target = torch.from_numpy(grid_target(example, config))[None].to(device)
         weight = grid_weight(example, config)
         pixels = None if weight is None else torch.from_numpy(weight)[None].to(device)
         with torch.inference_mode():
-            logits = network(image.to(memory_format=unet.images_layout(image))).float()
+            logits = whole_logits(network, image, config)
             value = float(loss(logits, target, pixels).item())
             planes = activate(logits, config.target)[0].cpu().numpy()
         yield Answer(example, example.preparation.undo(planes), example.labels, value)
@@ -76,12 +76,21 @@ def validate(
     loss: Loss,
     device: str,
 ) -> dict[str, float]:
-    """val_loss, val_dice, val_iou, val_map (means over images), val_ap50 (pooled)."""
+    """val_loss, val_dice, val_iou, val_map (means over images), val_ap50 (pooled); of classes, see `class_numbers`."""
+    if isinstance(config.target, ClassesTarget):
+        found = answers(network, examples, config, loss, device, WINDOW)
+        maps = ((a.truth, decode(a.probabilities, config.target, thresholds), a.loss) for a in found)
+        return class_numbers(maps, config.target.names)
     losses, scores = [], []
     for answer in answers(network, examples, config, loss, device, WINDOW):
         losses.append(answer.loss)
         scores.append(match(answer.truth, decode(answer.probabilities, config.target, thresholds)))
     return {"val_loss": float(np.mean(losses)), **_summary(scores)}
+
+
+def score_name(target: Target) -> str:
+    """The validation number that picks the best epoch and stops the training."""
+    return "val_dice" if isinstance(target, ClassesTarget) else "val_map"
 
 
 def _summary(scores: Sequence[Scores]) -> dict[str, float]:

@@ -56,4 +56,6 @@ def test_the_holder_keeps_it(tracking):
 
 def test_scores_that_are_not_on_record_decide_nothing():
     """A model without a score is not known to be better."""
-    assert judge({}, {"val_map": 0.5}) == "val_map is not on record for both"
+    dice = [{"manifest_digest": "a", "val_dice": value} for value in (0.8, 0.9)]
+    assert judge(dice[1], dice[0]) == "" and "val_dice is 0.8000" in judge(*dice)
+    assert judge({}, {"val_map": 0.5}) == "val_map or val_dice is not on record for both"

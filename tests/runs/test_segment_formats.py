@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 from squares import rows_of
@@ -82,15 +83,16 @@ def test_nifti_comes_back_as_nifti(run, images, tmp_path):
     assert path.read_bytes() == before
 
 
-def test_volumes_say_what_is_wanted(run, images, tmp_path):
-    """A 3-D image is a row with a hint, not a crash."""
+def test_objects_of_volumes_are_measured_in_voxels(run, images, tmp_path):
+    """A 3-D image that a segmenter can take gives labels of its shape, and volumes instead of areas."""
     for path in images.iterdir():
         path.unlink()
     nibabel.save(nibabel.Nifti1Image(np.stack([GREY.T] * 3, axis=2), np.eye(4)), images / "volume.nii.gz")
     run()
     row = rows_of(tmp_path / "out")["volume.nii.gz"]
-    assert (row["status"], row["stage"]) == ("failed", "measure")
-    assert "2-D" in row["error"]
+    assert (row["status"], row["planes"], row["objects"]) == ("done", "3", "2")
+    table = pd.read_parquet(tmp_path / "out/objects.parquet")
+    assert (table["volume_px3"] == table["volume_mm3"]).all() and table["volume_px3"].sum() == 3 * (EXPECTED > 0).sum()
 
 
 def test_outlines_for_qupath(run, tmp_path):

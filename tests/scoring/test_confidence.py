@@ -112,3 +112,25 @@ def test_bytes_are_as_sure_as_the_probabilities_they_were_made_of() -> None:
     labels = discs((20, 14, 8), (44, 40, 10))
     planes = np.random.default_rng(0).integers(0, 256, (3, 64, 64)).astype(np.uint8)
     assert confidence(labels, planes, TARGET).sums == confidence(labels, np.float32(planes / 255), TARGET).sums
+
+
+def test_a_volume_of_one_thin_object_is_as_sure_as_its_plane() -> None:
+    """Foreground alone has no distance that another dimension could change: the numbers are those of the plane."""
+    labels = discs((20, 14, 8), (44, 40, 10))
+    probabilities = np.where(labels > 0, np.float32(0.7), np.float32(0.2))[None]
+    flat, deep = (
+        confidence(x, p, MaskTarget()) for x, p in ((labels, probabilities), (labels[None], probabilities[:, None]))
+    )
+    assert deep.sums == flat.sums and (deep.objects == flat.objects).all()
+    empty = confidence(np.zeros((2, 3, 4), np.uint32), np.full((3, 2, 3, 4), np.float32(0.1)), TARGET)
+    assert empty.image == 0 and not empty.objects.size
+
+
+def test_a_perfect_answer_in_a_volume_is_sure() -> None:
+    """The separated target of a ball, as it is or as bytes: 1."""
+    z, y, x = np.mgrid[:9, :11, :13]
+    labels = ((z - 4) ** 2 + (y - 5) ** 2 + (x - 6) ** 2 <= 12).astype(np.uint32)
+    planes = encode(labels, TARGET)
+    for answer in (planes, np.rint(planes * 255).astype(np.uint8)):
+        assert confidence(labels, answer, TARGET).image == pytest.approx(1)
+        assert (decode(answer, TARGET, Thresholds()) == labels).all()

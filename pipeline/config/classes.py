@@ -1,0 +1,111 @@
+"""What a training of class labels, and of volumes, is told beyond what instances in images need."""
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from pipeline.config.strict import Fraction, Strict
+
+if TYPE_CHECKING:
+    from pipeline.config.training import TrainConfig
+
+Colour = tuple[
+    Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]
+]
+Sides = tuple[PositiveInt, PositiveInt, PositiveInt]
+IGNORED = 255  # what pixels that do not count are to a loss
+Degrees = Annotated[float, Field(ge=0, le=180)]
+
+
+class ClassesTarget(Strict):
+    """Classes that exclude each other, of which every pixel is one: a softmax head, the largest wins.
+
+    `names[i]` is what the value `i` of a label image means; 0 is the background. Pixels of the value `ignore` count
+    neither in training nor in scores. `palette` has a colour for each class, for pictures.
+    """
+
+    kind: Literal["classes"] = "classes"
+    names: Annotated[tuple[str, ...], Field(min_length=2, max_length=255)]
+    ignore: Annotated[int, Field(ge=0, le=255)] = 255
+    palette: tuple[Colour, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> "ClassesTarget":
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"names: {', '.join(self.names)}: each class needs a name of its own")
+        if self.ignore < len(self.names):
+            raise ValueError(f"ignore: {self.ignore} is the class {self.names[self.ignore]}")
+        if self.palette and len(self.palette) != len(self.names):
+            raise ValueError(f"palette: {len(self.palette)} colours for {len(self.names)} classes")
+        return self
+
+
+class ZScore(Strict):
+    """Each channel to mean 0 and standard deviation 1 over the whole image, cut at 5 standard deviations."""
+
+    kind: Literal["zscore"] = "zscore"
+
+
+class SpacingSize(Strict):
+    """Every volume resampled to one voxel size `(Z, Y, X)`; predictions are put back on the file's grid."""
+
+    kind: Literal["spacing"] = "spacing"
+    spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (1.0, 1.0, 1.0)
+    unit: Literal["mm", "um"] = "mm"
+
+
+class PatchSampling(Strict):
+    """Random boxes `(Z, Y, X)`; a part `foreground` of them is centred on a voxel that is not background."""
+
+    kind: Literal["patches"] = "patches"
+    size: Sides = (32, 48, 32)
+    per_epoch: PositiveInt = 64
+    foreground: Fraction = 0.67
+
+
+class VolumeAugmentation(Strict):
+    """Flips, rotation (largest angle in degrees about the Z, Y and X axis), scale, intensity, gamma, noise.
+
+    Which axes are flipped and turned is a matter of the data: where slices are thick, turn about Z alone.
+    """
+
+    kind: Literal["volume"] = "volume"
+    flip: tuple[bool, bool, bool] = (True, True, True)
+    rotate: tuple[Degrees, Degrees, Degrees] = (15.0, 15.0, 15.0)
+    scale: tuple[PositiveFloat, PositiveFloat] = (0.85, 1.2)
+    intensity: NonNegativeFloat = 0.15
+    gamma: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.5)
+    noise: NonNegativeFloat = 0.05
+
+    @model_validator(mode="after")
+    def _ranges_ascend(self) -> "VolumeAugmentation":
+        for name, values in (("scale", self.scale), ("gamma", self.gamma)):
+            if any(low > high for low, high in pairwise(values)):
+                raise ValueError(f"{name}: {values[0]} to {values[1]}, the smaller number comes first")
+        return self
+
+
+def check_dimensions(config: "TrainConfig") -> None:
+    """What a network of images takes, a network of volumes does not, and the other way round; raises ValueError."""
+    volumes = config.network.dimensions == 3
+    what = "volumes" if volumes else "images"
+    if (config.sampling.kind == "patches") != volumes:
+        raise ValueError(f"sampling: {config.sampling.kind} is not for {what}, as the network's dimensions say")
+    if config.augmentation.kind != "none" and (config.augmentation.kind == "volume") != volumes:
+        raise ValueError(f"augmentation: {config.augmentation.kind} is not for {what}")
+    if config.prepare.size.kind != "native" and (config.prepare.size.kind == "spacing") != volumes:
+        raise ValueError(f"prepare.size: {config.prepare.size.kind} is not for {what}")
+    if config.prepare.normalise.kind == "zscore" and not volumes:
+        raise ValueError("prepare.normalise: zscore is for volumes; percentile is for images")
+    if volumes and config.target.kind == "three_class":
+        raise ValueError("target: three_class is not for volumes; separated is")
+
+
+def check_loss(config: "TrainConfig") -> None:
+    """What a loss of objects in images is not for, and which number it leaves out; raises ValueError."""
+    classes = isinstance(config.target, ClassesTarget)
+    if config.loss.kind == "border_weighted" and (classes or config.network.dimensions == 3):
+        raise ValueError(f"loss: border_weighted is not for {'classes' if classes else 'volumes'}")
+    if classes and getattr(config.loss, "ignore", IGNORED) != IGNORED:
+        raise ValueError(f"loss.ignore: what target.ignore names is {IGNORED} to every loss; leave loss.ignore out")

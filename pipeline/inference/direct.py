@@ -1,0 +1,184 @@
+"""One volume, or one image of a model of classes, end to end: read, prepare, predict, decode. No zoom is looked for."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+
+from pipeline.config import ClassesTarget, ImageOptions, SpacingSize
+from pipeline.errors import ImageError, ModelError, UsageError
+from pipeline.inference.engines import choose_device, make_engine
+from pipeline.inference.forward import on_grid
+from pipeline.inference.predict import predict
+from pipeline.inference.segment import Segmented, Segmenter
+from pipeline.inference.volumes import predict_volume
+from pipeline.model.bundle import ModelRecord, TrainedModel
+from pipeline.model.decode import FULL
+from pipeline.model.prepare import Preparation, fit, take_channels
+from pipeline.model.targets import decode, scale_areas
+from pipeline.model.volumes import VolumePreparation, fit_volume, nearest
+from pipeline.scoring.confidence import Confidence, ConfidenceSums, confidence
+from pipeline.types import Array, Geometry, Image, ImageSource, Labels, Pixels, Watch, unwatched
+
+
+@dataclass(frozen=True)
+class DirectSegmented(Segmented):
+    """As `Segmented`, `((Z,) Y, X)`; `classes` are the names of what the labels number, empty where that is objects."""
+
+    classes: tuple[str, ...] = ()
+
+
+_OTHER = {2: "2-D", 3: "3-D"}
+
+
+def build_segmenter(
+    model: TrainedModel, device: str = "auto", engine: str = "auto", threads: int | None = None, *, skip: bool = True
+) -> Any:
+    """What segments images for this model: `Segmenter` for instances in images, `DirectSegmenter` for all else."""
+    if model.record.volume is None and not isinstance(model.record.target, ClassesTarget):
+        return Segmenter(model, device, engine, threads, skip=skip)
+    return DirectSegmenter(model, device, engine, threads)
+
+
+class DirectSegmenter:
+    """A model of volumes, or of classes, on a device; its record decides channels, voxel size, windows and classes.
+
+    Images go through the engines that `make_engine` has. Volumes are torch's alone, with `threads` for the process;
+    UsageError is raised where another engine is asked for.
+    """
+
+    def __init__(
+        self, model: TrainedModel, device: str = "auto", engine: str = "auto", threads: int | None = None
+    ) -> None:
+        self.model = model
+        target = model.record.target
+        self.classes = target.names if isinstance(target, ClassesTarget) else ()
+        if model.record.volume is None:
+            self.engine = make_engine(model, device, engine, threads)
+            return
+        if engine not in ("auto", "torch"):
+            raise UsageError(f"--engine {engine}", "a model of volumes", "auto or torch", "leave --engine out")
+        self.device = choose_device(device)
+        if threads:
+            torch.set_num_threads(threads)
+        model.network.to(self.device)
+
+    def segment(
+        self,
+        source: ImageSource,
+        options: ImageOptions = ImageOptions(),  # noqa: B008 - frozen
+    ) -> DirectSegmented:
+        """Segment an opened image or volume; `labels` are objects, or the class of each pixel.
+
+        `options.pixel_size` (um) stands for all sides of a voxel where the model has a voxel size. Raises ImageError
+        for images the model cannot take and ModelError where a diameter is given, which such models do not know.
+        """
+        seconds: dict[str, float] = {}
+        record = self.model.record
+        with _timed(seconds, "read"):
+            image = source.read()
+        with _timed(seconds, "prepare"):
+            _check(image, record, options)
+            pixels = take_volume_channels(image.pixels, record.prepare.channels, options.channel)
+            preparation = self._prepare(pixels, image.geometry, options)
+        with _timed(seconds, "predict"):
+            if isinstance(preparation, Preparation):
+                planes = predict(self.engine, *on_grid(pixels, preparation), tta=options.tta)
+            else:
+                planes = predict_volume(self.model, preparation.apply(pixels), self.device, tta=options.tta)
+        with _timed(seconds, "decode"):
+            labels, probabilities, sure = self._decode(planes, preparation)
+        statistics: dict[str, float | str] = {
+            "zoom": float((np.prod(preparation.shape) / np.prod(preparation.original)) ** (1 / labels.ndim)),
+            "low": float(np.mean(preparation.offset)),
+            "span": float(np.mean([1 / s if s else 0.0 for s in preparation.scale])),
+            "windows": "exact" if record.halo is not None else "blended",
+            "engine": self.engine.name if record.volume is None else "torch",
+        }
+        return DirectSegmented(labels, probabilities, sure, image, statistics, seconds, self.classes)
+
+    def stream(
+        self, source: ImageSource, options: ImageOptions, scratch: Path, identity: str, watch: Watch = unwatched
+    ) -> NoReturn:
+        """Class maps are not made part by part: raises ImageError."""
+        size = " x ".join(str(side) for side in source.shape[1:])
+        wanted = "one that is held in memory, as the model's classes need it"
+        raise ImageError("image", f"{size} px, larger than whole_megapixels", wanted, "raise whole_megapixels")
+
+    def _prepare(self, pixels: Array, geometry: Geometry, options: ImageOptions) -> Preparation | VolumePreparation:
+        record = self.model.record
+        if record.volume is None:
+            return fit(pixels, record.prepare, stride=record.stride)
+        if options.pixel_size is not None:
+            geometry = Geometry((options.pixel_size,) * 3, "um")
+        return fit_volume(pixels, geometry, record.prepare, record.volume.strides)
+
+    def _decode(
+        self, planes: Pixels, preparation: Preparation | VolumePreparation
+    ) -> tuple[Labels, Pixels, Confidence]:
+        """Classes are decided on the file's grid, objects on the finer of the two."""
+        target, thresholds = self.model.record.target, self.model.thresholds
+        probabilities = preparation.undo(planes)
+        if isinstance(target, ClassesTarget):
+            labels = decode(probabilities, target, thresholds)
+            return labels, probabilities, class_confidence(labels, probabilities)
+        shrink = float(np.prod(preparation.original)) / float(np.prod(preparation.shape))
+        if shrink >= 1:
+            labels = decode(probabilities, target, scale_areas(thresholds, shrink))
+            return labels, probabilities, confidence(labels, probabilities, target)
+        z, y, x = preparation.shape
+        fine = planes[:, :z, :y, :x]
+        labels = decode(fine, target, thresholds)
+        objects = confidence(labels, fine, target)
+        kept, inverse = np.unique(nearest(labels, preparation.original), return_inverse=True)
+        first = 0 if kept[0] == 0 else 1  # an object of less than a voxel may be gone
+        numbered = (inverse.reshape(preparation.original) + first).astype(np.uint32)
+        return numbered, probabilities, replace(objects, objects=objects.objects[kept[kept > 0] - 1])
+
+
+def class_confidence(labels: Labels, probabilities: Pixels) -> Confidence:
+    """Mean probability of the class that was chosen: over the foreground, and for each class that is there."""
+    chosen = probabilities.max(axis=0).ravel().astype(np.float64)
+    count = np.bincount(labels.ravel())
+    total = np.bincount(labels.ravel(), weights=chosen)
+    there = np.flatnonzero(count[1:]) + 1
+    sums = ConfidenceSums(int(count[there].sum()), round(FULL * float(total[there].sum())), common=1, squares=1)
+    return Confidence(total[there] / count[there], sums)
+
+
+def take_volume_channels(pixels: Array, channels: int, chosen: int | None) -> Array:
+    """As `take_channels`, for `(C, (Z,) Y, X)`."""
+    if pixels.ndim == 3:
+        return take_channels(pixels, channels, chosen)
+    depth, height = pixels.shape[1:3]
+    flat = take_channels(pixels.reshape(len(pixels), depth * height, -1), channels, chosen)
+    return flat.reshape(len(flat), depth, height, -1)
+
+
+def _check(image: Image, record: ModelRecord, options: ImageOptions) -> None:
+    dimensions = 2 if record.volume is None else 3
+    came = len(image.spatial_shape)
+    if came != dimensions:
+        hint = f"give {_OTHER[dimensions]} images, or a model of {_OTHER.get(came, 'such')} ones"
+        raise ImageError("image", f"{came}-D", f"{_OTHER[dimensions]}, as the model is", hint)
+    if isinstance(options.diameter, float):
+        hint = "leave --diameter out"
+        raise ModelError(
+            "--diameter", f"a model of {record.target.kind} in {_OTHER[dimensions]}", "one of objects", hint
+        )
+    if options.pixel_size is not None and not isinstance(record.prepare.size, SpacingSize):
+        raise ModelError("--pixel-size", "a model without a voxel size", "one that has one", "leave --pixel-size out")
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
