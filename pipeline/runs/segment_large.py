@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pipeline.data.geojson import Piece
+    from pipeline.data.pyramids import LabelPyramid
     from pipeline.inference.stream import Part
 
 log = logging.getLogger("maskline.segment")
@@ -132,6 +133,54 @@ class Large:
     seconds: Mapping[str, float]  # stage -> seconds its threads were at it; they run side by side
 
 
+class _Fullest:
+    """The core with the most objects, the first of several, with its labels once they are final."""
+
+    def __init__(self) -> None:
+        self.count = -1
+        self.pixels: Array = np.zeros((1, 1, 1), np.uint8)
+        self.labels: Labels = np.zeros((1, 1), np.uint32)
+        self._core: Window | None = None
+
+    def see(self, part: "Part") -> None:
+        if len(part.objects) > self.count:
+            self.count, self._core, self.pixels = len(part.objects), part.owned.core, part.pixels
+            self.labels = np.zeros(part.pixels.shape[1:], np.uint32)
+
+    def take(self, window: Window, labels: Labels) -> None:
+        if window == self._core:
+            self.labels = labels
+
+
+@dataclass
+class _Kept:
+    """Where the parts of an image go as they come; `seconds` is the time this took."""
+
+    overview: Overview
+    rows: _Rows
+    fullest: _Fullest
+    pyramid: "LabelPyramid"
+    seconds: float = 0.0
+
+    def take(self, part: "Part") -> "Part":
+        began = time.perf_counter()
+        self.rows.add(part.objects, part.cut)
+        self.overview.add_pixels(part.owned.core, part.pixels)
+        self.fullest.see(part)
+        for window, labels in part.labels:
+            self.pyramid.put(window.start[0], window.start[1], labels)
+            self.overview.add_labels(window, labels)
+            self.fullest.take(window, labels)
+        self.seconds += time.perf_counter() - began
+        return part
+
+    def written(self, path: Path) -> str:
+        began = time.perf_counter()
+        sha256 = self.pyramid.write(path)
+        self.seconds += time.perf_counter() - began
+        return sha256
+
+
 def segment_large(
     source: ImageSource,
     segmenter: Streams,
@@ -152,33 +201,16 @@ def segment_large(
     scratch.mkdir(parents=True, exist_ok=True)
     streaming = segmenter.stream(source, options, scratch, identity, watch)
     shape: tuple[int, int] = (source.shape[1], source.shape[2])
-    overview, rows = Overview(source.shape, source.dtype), _Rows(scratch / "objects.parquet")
-    fullest = _Fullest()
-    outlines_sha256, writing = "", [0.0]
+    rows, outlines_sha256 = _Rows(scratch / "objects.parquet"), ""
     try:
         with LabelPyramid(scratch, shape, source.geometry) as pyramid:
-
-            def pieces() -> "Iterator[Piece]":
-                for part in streaming.parts():
-                    began = time.perf_counter()
-                    rows.add(part.objects, part.cut)
-                    overview.add_pixels(part.owned.core, part.pixels)
-                    fullest.see(part)
-                    for window, labels in part.labels:
-                        pyramid.put(window.start[0], window.start[1], labels)
-                        overview.add_labels(window, labels)
-                        fullest.take(window, labels)
-                    writing[0] += time.perf_counter() - began
-                    if outline_path is not None:
-                        yield from _pieces(part)
-
-            if outline_path is not None:
-                outlines_sha256 = write_outlines(outline_path, pieces())
+            kept = _Kept(Overview(source.shape, source.dtype), rows, _Fullest(), pyramid)
+            if outline_path is None:
+                deque(map(kept.take, streaming.parts()), maxlen=0)
             else:
-                deque(pieces(), maxlen=0)
-            began = time.perf_counter()
-            sha256 = pyramid.write(label_path)
-            writing[0] += time.perf_counter() - began
+                drawn = (piece for part in map(kept.take, streaming.parts()) for piece in _pieces(part))
+                outlines_sha256 = write_outlines(outline_path, drawn)
+            sha256 = kept.written(label_path)
     finally:
         rows.close()
     number = max(rows.count, 1)
@@ -187,16 +219,16 @@ def segment_large(
         area=rows.area / number,
         intensity=rows.intensity / number,
         cut=rows.cut,
-        overview=Image(overview.pixels, Geometry.pixels()),
-        overview_labels=overview.labels,
-        sample=Image(fullest.pixels, source.geometry),
-        sample_labels=fullest.labels,
+        overview=Image(kept.overview.pixels, Geometry.pixels()),
+        overview_labels=kept.overview.labels,
+        sample=Image(kept.fullest.pixels, source.geometry),
+        sample_labels=kept.fullest.labels,
         table=rows.path,
         label_sha256=sha256,
         outlines_sha256=outlines_sha256,
         confidence=streaming.confidence,
         statistics=streaming.statistics,
-        seconds={**streaming.seconds, "write": writing[0]},
+        seconds={**streaming.seconds, "write": kept.seconds},
     )
 
 
@@ -236,22 +268,3 @@ def describe_large(large: Large, source: ImageSource) -> dict[str, Any]:
         "confidence": large.confidence,
         **{f"model_{name}": value for name, value in large.statistics.items()},
     }
-
-
-class _Fullest:
-    """The core with the most objects, the first of several, with its labels once they are final."""
-
-    def __init__(self) -> None:
-        self.count = -1
-        self.pixels: Array = np.zeros((1, 1, 1), np.uint8)
-        self.labels: Labels = np.zeros((1, 1), np.uint32)
-        self._core: Window | None = None
-
-    def see(self, part: "Part") -> None:
-        if len(part.objects) > self.count:
-            self.count, self._core, self.pixels = len(part.objects), part.owned.core, part.pixels
-            self.labels = np.zeros(part.pixels.shape[1:], np.uint32)
-
-    def take(self, window: Window, labels: Labels) -> None:
-        if window == self._core:
-            self.labels = labels
