@@ -1,4 +1,4 @@
-"""A folder with every kind of bad file that slides and volumes come as: each has its row and its reason, the good go on."""
+"""A folder with every kind of bad slide and volume: each has its row and its reason, the good ones go on."""
 
 import struct
 from pathlib import Path
