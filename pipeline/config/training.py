@@ -197,6 +197,7 @@ class TrainConfig(Strict):
     ema: Fraction = 0.99
     clip: NonNegativeFloat = 1.0
     seed: int = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where GPU or processor has it
     deterministic: bool = False  # on a GPU: the same bits from the same seed, for some speed; the CPU's always are
     tune_thresholds: bool = True
     sample_pictures: int = 4

@@ -45,6 +45,7 @@ def _provenance(
         "ended": ended,
         "seconds": round(training.progress.elapsed, 1),
         "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads, {training.device}",
+        "precision": str(training.precision).removeprefix("torch."),
         "torch": torch.__version__,
     }
 

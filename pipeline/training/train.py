@@ -26,6 +26,7 @@ from pipeline.training.checkpoint import Progress, load_checkpoint, save_checkpo
 from pipeline.training.dataset import CropDataset, Example, WholeDataset, build_dataset
 from pipeline.training.freeze import check_gradients, freeze_for_phase, rest_frozen_statistics
 from pipeline.training.optimise import Stand, build_optimiser, learning_rate
+from pipeline.training.precision import choose_precision
 from pipeline.training.pretrained import start_from
 from pipeline.training.validate import score_name, validate
 from pipeline.training.volumes import PatchDataset
@@ -52,6 +53,7 @@ class Training:
     optimiser: torch.optim.Optimizer
     loss: Loss
     device: str
+    precision: torch.dtype  # of convolutions
     progress: Progress
     best: dict[str, Tensor]
     budget: float | None = None
@@ -94,7 +96,8 @@ def start_training(
     optimiser = build_optimiser(config.optimiser, network.parameters())
     softmax = exclusive(config.target)
     loss = build_loss(config.loss.kind, softmax=softmax, **config.loss.loss_parameters()).to(device)
-    training = Training(config, network, average, optimiser, loss, device, Progress(), {}, budget)
+    precision = choose_precision(config.precision, device)
+    training = Training(config, network, average, optimiser, loss, device, precision, Progress(), {}, budget)
     training.pretrained = pretrained
     freeze_for_phase(network, config, 0)
     return training
@@ -152,7 +155,7 @@ def train_step(training: Training, batch: dict[str, Tensor]) -> float:
     image = batch["image"].to(device, memory_format=unet.images_layout(batch["image"]), non_blocking=True)
     target = batch["target"].to(device, non_blocking=True)
     pixels = batch["weight"].to(device, non_blocking=True) if "weight" in batch else None
-    with torch.autocast("cuda", torch.bfloat16, enabled=device.startswith("cuda")):
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=training.precision is torch.bfloat16):
         logits = training.network(image)
     logits = [level.float() for level in logits] if isinstance(logits, list) else logits.float()
     loss: Tensor = training.loss(logits, target, pixels)

@@ -37,7 +37,7 @@ CONFIG = {
     "optimiser": {"kind": "adam", "lr": 0.02},
     "schedule": {"kind": "constant"},
     "batch_size": 4,
-    "epochs": 6,
+    "epochs": 12,
     "ema": 0.0,
 }
 
