@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.data.files import walk_files
 from pipeline.data.images import IMAGE_SUFFIXES, split_suffix
 from pipeline.data.ingest import load_case
 from pipeline.data.labels import read_geojson, read_labels
@@ -153,12 +154,12 @@ def find_labels(folder: Path) -> Mapping[str, list[Path]]:
         raise InputError(str(folder), "no folder", "a folder of label files", "check the path")
     root = label_root(folder)
     found = defaultdict(list)
-    for path in sorted(root.rglob("*")):
+    for path in sorted(walk_files(root)):
         relative = path.relative_to(root)
         if (
             path.name.lower().endswith(_SUFFIXES)
             and not any(p.startswith(".") for p in relative.parts)
-            and path.is_file()
+            and path.exists()
         ):
             found[split_suffix(relative.as_posix())[0]].append(path)
     if not found:
