@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.files import atomic_write
-from pipeline.data.images import open_image, split_suffix
+from pipeline.data.images import split_suffix
+from pipeline.data.label_source import open_labels
 from pipeline.data.masks import Audit, Drawn, Merged, close_gaps, paint
 from pipeline.data.multiscales import Multiscale, plan_multiscale
 from pipeline.data.outlines import Box, fill
@@ -124,23 +125,8 @@ def read_labels(path: Path) -> tuple[Labels, Geometry]:
 
     Raises MaskError for colour, for numbers that are not whole or negative, ImageError for what cannot be read.
     """
-    source = open_image(path, pages="stack")
-    if source.shape[0] != 1:
-        hint = "save one number a pixel"
-        raise MaskError(str(path), f"a label image of {source.shape[0]} channels ({source.mode})", "one channel", hint)
-    pixels = source.numbers()[0]
-    if pixels.dtype.kind == "b":
-        return pixels.astype(np.uint32), source.geometry
-    low, high = pixels.min(), pixels.max()
-    if not (low >= 0 and high <= np.iinfo(np.uint32).max):
-        raise MaskError(
-            str(path), f"values from {low} to {high}", "0 to 4,294,967,295", "save one whole number an object"
-        )
-    if pixels.dtype.kind == "f" and not (pixels == np.floor(pixels)).all():
-        raise MaskError(
-            str(path), "values that are not whole", "one whole number an object", "is this a probability map?"
-        )
-    return pixels.astype(np.uint32), source.geometry
+    opened = open_labels(path)
+    return opened.read(), opened.geometry
 
 
 def read_geojson(path: Path, shape: tuple[int, ...]) -> Labels:

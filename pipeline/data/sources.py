@@ -156,13 +156,13 @@ class FileSource:
         """
         return Image(self._finish(self._stored(window, level)), self.geometries[level])
 
-    def decode(self) -> Array:
-        """All pixels `(C, (Z,) Y, X)` as stored: alpha dropped, palettes expanded, white as the highest number."""
-        return self._stored(None, 0)
+    def decode(self, window: Window | None = None) -> Array:
+        """Pixels `(C, (Z,) Y, X)`, all or a window's, as stored: no alpha, no palette, white as the highest number."""
+        return self._stored(window, 0)
 
-    def numbers(self) -> Array:
+    def numbers(self, window: Window | None = None) -> Array:
         """Labels (C, (Z,) Y, X) as stored: white-is-zero is a way of showing, and many write their masks with it."""
-        pixels = self.decode()
+        pixels = self.decode(window)
         if self.white is None or pixels.dtype.kind not in "bu":
             return pixels
         return ~pixels if pixels.dtype.kind == "b" else (self.white - pixels).astype(pixels.dtype)
