@@ -4,7 +4,8 @@ import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -36,6 +37,11 @@ class _Hashing:
         return self._file.tell()
 
 
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` that nobody else takes, and that a later run knows for a leftover."""
+    return path.with_name(f".{path.name[:40]}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
+
+
 def atomic_write(path: Path, data: bytes | Callable[[BinaryIO], None], *, durable: bool = True) -> str:
     """Write `path` so that it is there whole or not at all, and return the sha256 (hex) of its content.
 
@@ -43,7 +49,7 @@ def atomic_write(path: Path, data: bytes | Callable[[BinaryIO], None], *, durabl
     Missing folders are made. `durable=False` leaves out the fsyncs, for caches that can be made again.
     Raises OutputError where the folder cannot be written; a half-written temporary file is removed.
     """
-    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
@@ -69,22 +75,55 @@ def atomic_write(path: Path, data: bytes | Callable[[BinaryIO], None], *, durabl
 
 
 def move_into_place(temporary: Path, path: Path) -> str:
-    """Give a finished file on the same file system its name, durably, and return its sha256 (hex).
+    """Give a finished file, or folder, on the same file system its name, durably, and return its sha256 (hex).
 
-    For writers that have to seek. Raises OutputError.
+    For writers that have to seek. A folder that has the name already is moved out of the way first: for a moment there
+    is none, never a mixture. Raises OutputError.
     """
     sha256 = sha256_file(temporary)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        _sync_files(temporary)
+        if path.is_dir():
+            old = temporary_name(path)
+            path.rename(old)
+            temporary.rename(path)
+            remove(old)
+        else:
+            temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
         raise OutputError(
             str(path), str(error), "a file that can be written", "check the folder, its rights and the free disk"
         ) from error
     return sha256
+
+
+def _sync_files(path: Path) -> None:
+    """Bring a file, or everything in a folder, onto the disk."""
+    for place, _, names in os.walk(path):
+        for name in names:
+            _sync_files(Path(place, name))
+        _sync_folder(Path(place))
+    if path.is_file():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all it holds; nothing happens where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, in any order; a .zarr folder counts as a file."""
+    for place, folders, names in os.walk(folder):
+        whole = [name for name in folders if name.lower().endswith(".zarr")]
+        folders[:] = [name for name in folders if name not in whole]
+        yield from (Path(place, name) for name in (*names, *whole))
 
 
 def _sync_folder(folder: Path) -> None:

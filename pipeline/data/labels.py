@@ -1,4 +1,4 @@
-"""Label images on disk: TIFF and NIfTI with one number an object; read from GeoJSON, too, that holds their outlines.
+"""Label images on disk: TIFF, NIfTI, OME-Zarr with one number an object; read from GeoJSON, too, that holds outlines.
 
 The bytes depend on the labels and the geometry alone: no dates, no software, no temporary names inside.
 """
@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.files import atomic_write
-from pipeline.data.images import open_image, split_suffix
+from pipeline.data.images import split_suffix
+from pipeline.data.label_source import open_labels
 from pipeline.data.masks import Audit, Drawn, Merged, close_gaps, paint
+from pipeline.data.multiscales import Multiscale, plan_multiscale
 from pipeline.data.outlines import Box, fill
 from pipeline.errors import ImageError, MaskError, OutputError
 from pipeline.types import FORMAT_VERSION, Array, Geometry, Labels
@@ -25,12 +27,17 @@ LARGEST_UINT16 = 65_535
 _CENTIMETRE = {"um": 1e4, "mm": 10.0}
 
 
-def write_labels(path: Path, labels: Labels, geometry: Geometry, like: Path | None = None) -> str:
+def write_labels(
+    path: Path, labels: Labels, geometry: Geometry, like: Path | None = None, multiscale: Multiscale | None = None
+) -> str:
     """Write `((Z,) Y, X)` labels, whole or not at all, and return the file's sha256 (hex).
 
     `.tif`: deflate, uint16, or uint32 above 65,535 objects, the geometry in its description and resolution.
     `.nii`, `.nii.gz`: the same dtypes; header, affine and shape of the NIfTI file `like` stay untouched, or the
-    geometry's affine is written. Raises OutputError for other suffixes and for labels that do not fit `like`.
+    geometry's affine is written.
+    `.zarr`: the same dtypes; axes, transformations, levels and version of the OME-Zarr image whose `multiscale` it is,
+    else NGFF 0.5 with levels of halves; the digest is the folder's.
+    Raises OutputError for other suffixes and for labels that do not fit `like` or `multiscale`.
     """
     if labels.ndim not in (2, 3) or labels.dtype.kind not in "ui":
         raise OutputError(
@@ -46,7 +53,11 @@ def write_labels(path: Path, labels: Labels, geometry: Geometry, like: Path | No
     if suffix in (".nii", ".nii.gz"):
         data = _nifti(path, small, geometry, like)
         return atomic_write(path, gzip.compress(data, 6, mtime=0) if suffix == ".nii.gz" else data)
-    raise OutputError(str(path), f"the suffix {suffix!r}", ".tif, .nii or .nii.gz", "choose one of them")
+    if suffix in (".zarr", ".ome.zarr"):
+        from pipeline.data.zarr_labels import write_zarr_labels
+
+        return write_zarr_labels(path, small, multiscale or plan_multiscale(small.shape, geometry))
+    raise OutputError(str(path), f"the suffix {suffix!r}", ".tif, .nii, .nii.gz or .zarr", "choose one of them")
 
 
 def _tiff(labels: Array, geometry: Geometry) -> bytes:
@@ -114,23 +125,8 @@ def read_labels(path: Path) -> tuple[Labels, Geometry]:
 
     Raises MaskError for colour, for numbers that are not whole or negative, ImageError for what cannot be read.
     """
-    source = open_image(path, pages="stack")
-    if source.shape[0] != 1:
-        hint = "save one number a pixel"
-        raise MaskError(str(path), f"a label image of {source.shape[0]} channels ({source.mode})", "one channel", hint)
-    pixels = source.numbers()[0]
-    if pixels.dtype.kind == "b":
-        return pixels.astype(np.uint32), source.geometry
-    low, high = pixels.min(), pixels.max()
-    if not (low >= 0 and high <= np.iinfo(np.uint32).max):
-        raise MaskError(
-            str(path), f"values from {low} to {high}", "0 to 4,294,967,295", "save one whole number an object"
-        )
-    if pixels.dtype.kind == "f" and not (pixels == np.floor(pixels)).all():
-        raise MaskError(
-            str(path), "values that are not whole", "one whole number an object", "is this a probability map?"
-        )
-    return pixels.astype(np.uint32), source.geometry
+    opened = open_labels(path)
+    return opened.read(), opened.geometry
 
 
 def read_geojson(path: Path, shape: tuple[int, ...]) -> Labels:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.blocks import BlockCache, Grid, OnDecode, Quad, capacity, read_box
+from pipeline.data.multiscales import Multiscale
 from pipeline.errors import ImageError
 from pipeline.types import Array, Geometry, Image, Unit, Window
 
@@ -108,6 +109,7 @@ class FileSource:
     mode: str = ""  # how the file stores colour: grey, RGB, RGBA, palette ...
     white: int | None = None  # the number that stands for white turned round, where the file stores white as 0
     notes: tuple[str, ...] = ()  # what a person should know of what was read, such as tiles that are not there
+    multiscale: Multiscale | None = None  # what an OME-Zarr states of its grid, for its labels to state too
     max_megapixels: float = 400.0  # most that is read at once
     on_decode: OnDecode | None = field(default=None, repr=False)  # told (level, C, Z, Y, X) of every block decoded
     shape: tuple[int, ...] = field(init=False)
@@ -143,7 +145,8 @@ class FileSource:
         if level >= len(self.grids):
             shapes = ", ".join(f"{i}: {' x '.join(map(str, s))}" for i, s in enumerate(self.levels))
             raise ImageError(str(self.path), f"--level {level}", f"one of {shapes}", "give another --level")
-        return replace(self, grids=self.grids[level:], geometries=self.geometries[level:])
+        stated = self.multiscale and self.multiscale.from_level(level)
+        return replace(self, grids=self.grids[level:], geometries=self.geometries[level:], multiscale=stated)
 
     def read(self, window: Window | None = None, level: int = 0) -> Image:
         """Read the image, or a window of it in ((Z,) Y, X) of a level; raises ImageError for damaged or missing pixels.
@@ -153,13 +156,13 @@ class FileSource:
         """
         return Image(self._finish(self._stored(window, level)), self.geometries[level])
 
-    def decode(self) -> Array:
-        """All pixels `(C, (Z,) Y, X)` as stored: alpha dropped, palettes expanded, white as the highest number."""
-        return self._stored(None, 0)
+    def decode(self, window: Window | None = None) -> Array:
+        """Pixels `(C, (Z,) Y, X)`, all or a window's, as stored: no alpha, no palette, white as the highest number."""
+        return self._stored(window, 0)
 
-    def numbers(self) -> Array:
+    def numbers(self, window: Window | None = None) -> Array:
         """Labels (C, (Z,) Y, X) as stored: white-is-zero is a way of showing, and many write their masks with it."""
-        pixels = self.decode()
+        pixels = self.decode(window)
         if self.white is None or pixels.dtype.kind not in "bu":
             return pixels
         return ~pixels if pixels.dtype.kind == "b" else (self.white - pixels).astype(pixels.dtype)

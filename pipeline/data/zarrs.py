@@ -6,7 +6,7 @@ it is missing. One that is there but empty or cut short is damaged.
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import ceil, prod
@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.data.blocks import Grid, Quad
 from pipeline.data.choices import Choice, Roles, choose_roles, pick_series
+from pipeline.data.multiscales import Level, Multiscale, Transforms, pick_transforms
 from pipeline.data.sources import FileSource, check_claim, check_grid, kept_dtype, stated_geometry
 from pipeline.errors import ImageError
 from pipeline.types import Array, Geometry
@@ -54,6 +55,7 @@ def open_zarr(path: Path, choice: Choice) -> FileSource:
         geometries=tuple(_geometry(where, scale, axes, kept, units) for scale in scales),
         channels=labels if len(labels) == grids[0].shape[0] else (),
         mode="grey" if grids[0].shape[0] == 1 else "channels",
+        multiscale=_stated(where, multiscale, levels, sorted(kept, key="ZYX".find)),
         notes=levels[0].check(),
         max_megapixels=choice.max_megapixels,
     )
@@ -128,6 +130,32 @@ def _geometry(where: str, scale: list[float], axes: str, kept: list[str], units:
     order = sorted(kept, key="ZYX".find)
     stated = stated_geometry(where, [scale[axes.index(axis)] * units.get(axis, 1.0) for axis in order], "um")
     return stated if all(axis in units for axis in order) else Geometry.pixels(len(order))
+
+
+def _stated(where: str, multiscale: Mapping[str, Any], levels: Sequence["_Level"], kept: list[str]) -> Multiscale:
+    """What is stated of the axes that are `kept`, which is what labels of the image state too."""
+    axes = levels[0].axes
+    places = [axes.index(axis) for axis in kept]
+    named = ({"name": axis.lower(), "type": "space"} for axis in axes)
+    stated = [a if isinstance(a, dict) else n for a, n in zip(multiscale["axes"], named, strict=True)]
+    try:
+        shared = pick_transforms(multiscale.get("coordinateTransformations"), places, len(axes))
+        transforms = [
+            pick_transforms(dataset.get("coordinateTransformations"), places, len(axes))
+            for dataset in multiscale["datasets"]
+        ]
+    except _BROKEN as error:
+        raise ImageError(where, f"damaged transformations ({error!r})", "numbers", _HINT) from error
+    unscaled: Transforms = ({"type": "scale", "scale": [1.0] * len(places)},)
+    return Multiscale(
+        "0.4" if levels[0].array.metadata.zarr_format == 2 else "0.5",
+        tuple(stated[place] for place in places),
+        tuple(
+            Level(tuple(int(level.array.shape[place]) for place in places), of_level or unscaled)
+            for level, of_level in zip(levels, transforms, strict=True)
+        ),
+        shared,
+    )
 
 
 def _labels(about: Mapping[str, Any]) -> tuple[str, ...]:

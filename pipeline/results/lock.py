@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline.data.files import atomic_write
+from pipeline.data.files import atomic_write, remove
 from pipeline.errors import LockedError, OutputError
 from pipeline.types import FORMAT_VERSION
 
@@ -150,5 +150,5 @@ def sweep(out: Path) -> int:
     left += out.glob(_TEMPORARY)
     with writing(out):
         for path in left:
-            path.unlink(missing_ok=True)
+            remove(path)
     return len(left)

@@ -7,16 +7,17 @@ from pathlib import PurePosixPath
 from pipeline.data.images import split_suffix
 from pipeline.types import Case
 
-_VOLUMES = (".nii", ".nii.gz")
+_KINDS = {(".nii", ".nii.gz"): ".nii.gz", (".zarr", ".ome.zarr"): ".ome.zarr"}
 
 
 def label_suffix(path: str) -> str:
-    """What a label file of this input ends in: NIfTI gives NIfTI, everything else TIFF.
+    """What a label file of this input ends in: NIfTI gives NIfTI, OME-Zarr gives OME-Zarr, everything else TIFF.
 
-    >>> label_suffix("a/b.png"), label_suffix("c.nii"), label_suffix("d.NII.GZ")
-    ('.tif', '.nii.gz', '.nii.gz')
+    >>> label_suffix("a/b.png"), label_suffix("c.nii"), label_suffix("d.NII.GZ"), label_suffix("e.zarr")
+    ('.tif', '.nii.gz', '.nii.gz', '.ome.zarr')
     """
-    return ".nii.gz" if split_suffix(PurePosixPath(path).name)[1].lower() in _VOLUMES else ".tif"
+    suffix = split_suffix(PurePosixPath(path).name)[1].lower()
+    return next((written for read, written in _KINDS.items() if suffix in read), ".tif")
 
 
 def fold_name(name: str, ignores_case: bool) -> str:

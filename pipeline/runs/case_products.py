@@ -12,6 +12,7 @@ from pipeline.types import Case, Image, Labels
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pipeline.data.multiscales import Multiscale
     from pipeline.runs.segment_case import Answer
 
 PICTURES = f"{STATE}/pictures"
@@ -64,7 +65,10 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and value != value else value
 
 
-def write_products(case: Case, out: Path, geojson: bool, answer: "Answer") -> dict[str, Product]:
+def write_products(
+    case: Case, out: Path, geojson: bool, answer: "Answer", multiscale: "Multiscale | None" = None
+) -> dict[str, Product]:
+    """Write labels and outlines; `multiscale` is that of an OME-Zarr image."""
     from pipeline.data.geojson import write_geojson
     from pipeline.data.labels import write_labels
 
@@ -73,7 +77,7 @@ def write_products(case: Case, out: Path, geojson: bool, answer: "Answer") -> di
         path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if name.startswith("labels/"):
-            sha256 = write_labels(path, answer.labels, answer.image.geometry, case.image)
+            sha256 = write_labels(path, answer.labels, answer.image.geometry, case.image, multiscale)
         else:
             sha256 = write_geojson(path, answer.labels)
         outputs[name] = Product.of(path, sha256)

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.config import ClassesTarget, EvaluateConfig
 from pipeline.data.classes import class_indices, read_class_map
-from pipeline.data.files import atomic_write
+from pipeline.data.files import atomic_write, remove
 from pipeline.data.images import open_image
 from pipeline.data.ingest import load_case
 from pipeline.data.labels import write_labels
@@ -68,13 +68,14 @@ def _evaluate(case: Case, segmenter: Any, config: EvaluateConfig, target: Classe
     path = config.out / "labels" / f"{case.id}{label_suffix(case.relative)}"
     try:
         truth = class_indices(load_case(case)[1], target.names, target.ignore, f"case {case.id}")
-        answer = segmenter.segment(open_image(case.image), config)
+        opened = open_image(case.image)
+        answer = segmenter.segment(opened, config)
         counts = confusion(truth, answer.labels, len(target.names))
     except MasklineError as error:
-        path.unlink(missing_ok=True)
+        remove(path)
         found.cases.append(_failed(case, error, len(target.names)))
         return
-    write_labels(path, answer.labels, answer.image.geometry, case.image)
+    write_labels(path, answer.labels, answer.image.geometry, case.image, opened.multiscale)
     picture = png(class_sample(answer.image, truth.astype(np.uint32), answer.labels, target))
     found.show(ClassCase(case.id, counts, case.group), picture)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.config import ClassesTarget, EvaluateConfig, ImageOptions
-from pipeline.data.files import atomic_write
+from pipeline.data.files import atomic_write, remove
 from pipeline.data.images import open_image
 from pipeline.data.labels import write_labels
 from pipeline.data.manifest import Manifest, load_data
@@ -141,13 +141,14 @@ def evaluate_case(case: Case, segmenter: "Segmenter", options: ImageOptions, out
     path = out / "labels" / f"{case.id}{label_suffix(case.relative)}"
     try:
         truth: Truth = read_truth(case)
-        answer = segmenter.segment(_open(case, options), options)
+        opened = _open(case, options)
+        answer = segmenter.segment(opened, options)
         counts = match(truth.labels, answer.labels)
     except MasklineError as error:
-        path.unlink(missing_ok=True)
+        remove(path)
         scored.per_image.append(failed_case(case, error))
         return
-    write_labels(path, answer.labels, answer.image.geometry, case.image)
+    write_labels(path, answer.labels, answer.image.geometry, case.image, opened.multiscale)
     sure = answer.confidence.image if answer.confidence else None
     one = CaseScore(case.id, counts, truth.modality, case.group, confidence=sure)
     scored.add(one, answer.image, truth.labels, answer.labels)

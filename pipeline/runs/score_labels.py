@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.data.files import walk_files
 from pipeline.data.images import IMAGE_SUFFIXES, split_suffix
 from pipeline.data.ingest import load_case
 from pipeline.data.labels import read_geojson, read_labels
@@ -14,6 +15,7 @@ from pipeline.data.manifest import read_manifest
 from pipeline.data.modality import classify_modality
 from pipeline.errors import InputError, LayoutError, MaskError, MasklineError
 from pipeline.runs.evaluate_classes import score_class_maps
+from pipeline.runs.score_windows import large_truth, modality_of, score_windows
 from pipeline.scoring.metrics import Scores, match
 from pipeline.scoring.present import write_scores
 from pipeline.scoring.summary import CaseScore, summarise
@@ -30,6 +32,7 @@ def score_folder(
     split: str = "all",
     bootstrap: int = 1000,
     masks: Literal["instances", "classes"] = "instances",
+    whole_megapixels: float | None = None,
     watch: Watch = unwatched,
 ) -> dict[str, Any]:
     """Score the label files below `predicted` against a manifest, a labelled folder or a folder of label images.
@@ -42,6 +45,8 @@ def score_folder(
     truth : Path
         Its `unlabelled` cases are passed over. `split` chooses a part of a manifest.
     masks : what the numbers of a folder's label images are; a manifest says it itself.
+    whole_megapixels : float, optional
+        Label images that are larger are scored by windows, with the same numbers; see `large_truth` for the default.
     out : Path, optional
         Where to write `scores.json` and `scores.csv`.
 
@@ -69,7 +74,7 @@ def score_folder(
         return score_class_maps(cases, claimed, out=out, bootstrap=bootstrap, watch=watch)
     per_image = []
     for number, case in enumerate(cases, start=1):
-        per_image.append(_score(case, claimed[case.relative]))
+        per_image.append(_score(case, claimed[case.relative], whole_megapixels))
         watch(Event("score", number, len(cases)))
     used = {path for paths in claimed.values() for path in paths}
     unexpected = sum(path not in used for paths in files.values() for path in paths)
@@ -153,12 +158,12 @@ def find_labels(folder: Path) -> Mapping[str, list[Path]]:
         raise InputError(str(folder), "no folder", "a folder of label files", "check the path")
     root = label_root(folder)
     found = defaultdict(list)
-    for path in sorted(root.rglob("*")):
+    for path in sorted(walk_files(root)):
         relative = path.relative_to(root)
         if (
             path.name.lower().endswith(_SUFFIXES)
             and not any(p.startswith(".") for p in relative.parts)
-            and path.is_file()
+            and path.exists()
         ):
             found[split_suffix(relative.as_posix())[0]].append(path)
     if not found:
@@ -191,12 +196,17 @@ def _ends(path: str) -> list[str]:
     return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
-def _score(case: Case, files: Sequence[Path]) -> CaseScore:
+def _score(case: Case, files: Sequence[Path], whole_megapixels: float | None) -> CaseScore:
     try:
-        truth = read_truth(case)
         if len(files) > 1:
             names = ", ".join(path.name for path in files)
             raise MaskError(f"case {case.id}", f"{len(files)} label files ({names})", "one", "remove the others")
+        outlined = bool(files) and files[0].suffix.lower() == ".geojson"  # drawn whole, whatever its size
+        large = None if outlined else large_truth(case, whole_megapixels)
+        if large is not None:
+            counts = score_windows(case, large, files[0] if files else None)
+            return CaseScore(case.id, counts, modality_of(case), case.group, missing=not files)
+        truth = read_truth(case)
         labels = _read(files[0], truth.labels) if files else truth.labels * 0
         return CaseScore(case.id, match(truth.labels, labels), truth.modality, case.group, missing=not files)
     except MasklineError as error:

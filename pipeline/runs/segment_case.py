@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.config import ImageOptions, SegmentConfig
-from pipeline.data.files import sha256_file
+from pipeline.data.files import remove, sha256_file
 from pipeline.errors import ImageError, MasklineError, ModelError, OutputError
 from pipeline.results.ledger import Entry, Product, Stamp, stamp
 from pipeline.results.lock import is_output_trouble, output_error, writing
@@ -122,7 +122,7 @@ def segment_case(case: Case, job: ChunkJob, watch: Watch = unwatched) -> Worked:
         answer = _answer(opened, job, stages)
         with stages.stage("read"):
             _check_unchanged(case, before)
-        return _finish(case, job, answer, source, stages)
+        return _finish(case, job, opened, answer, source, stages)
     except Exception as error:  # noqa: BLE001 - the per-image border: anything wrong with one image stays with it
         _let_pass(error, stages.at, job.out)
         return Worked(_failure(case, job, source, stages, error))
@@ -134,7 +134,7 @@ def _check_unchanged(case: Case, before: Stamp) -> None:
         raise ImageError(case.relative, came, "a file that is finished", "run again when it is")
 
 
-def _open(case: Case, job: ChunkJob, stages: Stages) -> ImageSource:
+def _open(case: Case, job: ChunkJob, stages: Stages) -> "FileSource":
     with stages.stage("open"):
         opened = open_asked(case.image, job.config)
     for note in opened.notes:
@@ -157,7 +157,7 @@ def _answer(opened: ImageSource, job: ChunkJob, stages: Stages) -> Answer:
         return segmenter.segment(Watched(opened, stages), job.config)
 
 
-def _stream(case: Case, job: ChunkJob, opened: ImageSource, source: Product, stages: Stages, watch: Watch) -> Worked:
+def _stream(case: Case, job: ChunkJob, opened: "FileSource", source: Product, stages: Stages, watch: Watch) -> Worked:
     """One image larger than memory, from file to files."""
     from pipeline.runs.plan_large import check_disk, stream_cost
     from pipeline.runs.segment_large import describe_large, scratch_folder, segment_large
@@ -226,12 +226,12 @@ def _explain(error: Exception, case: Case) -> tuple[str, str]:
     return text, "look into maskline.log; if the file opens elsewhere, report this with the file"
 
 
-def _finish(case: Case, job: ChunkJob, answer: Answer, source: Product, stages: Stages) -> Worked:
+def _finish(case: Case, job: ChunkJob, opened: "FileSource", answer: Answer, source: Product, stages: Stages) -> Worked:
     with stages.stage("measure"):
         objects = measure_answer(answer)
         row = describe_small(answer, objects)
     with stages.stage("write"):
-        outputs = write_products(case, job.out, job.config.geojson, answer)
+        outputs = write_products(case, job.out, job.config.geojson, answer, opened.multiscale)
     with stages.stage("picture"):
         write_picture(job.out / picture_path(case.id), answer.image, answer.labels)
     inner = {name: value for name, value in answer.seconds.items() if name != "read"}
@@ -247,7 +247,7 @@ def _failure(case: Case, job: ChunkJob, source: Product, stages: Stages, error: 
     log.debug("%s failed at %s", case.relative, stages.at, exc_info=error)
     with writing(job.out):
         for name in (*label_paths(case, True), picture_path(case.id)):
-            (job.out / name).unlink(missing_ok=True)
+            remove(job.out / name)
     return Entry(
         case.relative,
         case.id,

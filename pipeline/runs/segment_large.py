@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from pipeline.data.geojson import Piece
     from pipeline.data.pyramids import LabelPyramid
+    from pipeline.data.sources import FileSource
     from pipeline.inference.stream import Part
 
 log = logging.getLogger("maskline.segment")
@@ -182,7 +183,7 @@ class _Kept:
 
 
 def segment_large(
-    source: ImageSource,
+    source: "FileSource",
     segmenter: Streams,
     options: ImageOptions,
     scratch: Path,
@@ -193,7 +194,8 @@ def segment_large(
 ) -> Large:
     """Segment an opened 2-D image into `label_path`, a tiled pyramid, and its outlines into `outline_path` (GeoJSON).
 
-    `scratch` keeps what a killed run had done.
+    Labels are OME-Zarr where the path says so (of an OME-Zarr image), else OME-TIFF. `scratch` keeps what a killed run
+    had done.
     """
     from pipeline.data.geojson import write_outlines
     from pipeline.data.pyramids import LabelPyramid
@@ -203,7 +205,8 @@ def segment_large(
     shape: tuple[int, int] = (source.shape[1], source.shape[2])
     rows, outlines_sha256 = _Rows(scratch / "objects.parquet"), ""
     try:
-        with LabelPyramid(scratch, shape, source.geometry) as pyramid:
+        multiscale = source.multiscale if label_path.suffix == ".zarr" else None
+        with LabelPyramid(scratch, shape, source.geometry, multiscale) as pyramid:
             kept = _Kept(Overview(source.shape, source.dtype), rows, _Fullest(), pyramid)
             if outline_path is None:
                 deque(map(kept.take, streaming.parts()), maxlen=0)

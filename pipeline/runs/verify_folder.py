@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.data.files import sha256_file
+from pipeline.data.files import sha256_file, walk_files
 from pipeline.errors import InputError, LockedError, OutputError
 from pipeline.results.ledger import Entry, Ledger, Product, seal_segment, segment_name
 from pipeline.results.lock import STATE, hold_folder
@@ -47,7 +47,7 @@ class Verified:
 
 def _differs(path: Path, product: Product) -> str:
     """What is wrong with a file, by its content; "" when nothing is."""
-    if not path.is_file():
+    if not path.exists():
         return "it is missing"
     try:
         return "" if sha256_file(path) == product.sha256 else "its content has changed since it was written"
@@ -82,9 +82,9 @@ def _check_files(out: Path, ledger: Ledger) -> Iterator[Finding]:
 def _strangers(out: Path, ledger: Ledger) -> Iterator[Finding]:
     known = {name for entry in ledger.entries.values() for name in entry.outputs}
     labels = out / "labels"
-    for path in sorted(labels.rglob("*")) if labels.is_dir() else ():
+    for path in sorted(walk_files(labels)):
         name = path.relative_to(out).as_posix()
-        if path.is_file() and name not in known:
+        if path.exists() and name not in known:
             yield Finding("", name, "not_on_record", "not in the ledger", "move it elsewhere if it is yours", "note")
 
 

@@ -13,6 +13,7 @@ come from the same ratios as those of one image:
 4
 """
 
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from fractions import Fraction
 from operator import add
@@ -22,13 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import MaskError
+from pipeline.scoring.overlaps import Integers, Overlaps, OverlapSums, count_overlaps
 
 STEPS = tuple(range(10, 20))  # an IoU threshold is a step of 1/20, so that comparing with it is exact
 THRESHOLDS = tuple(step / 20 for step in STEPS)  # .50:.05:.95
 _NONE = (0,) * len(STEPS)
-_DENSE = 4  # a dense overlap table may have this many cells a pixel, beyond that pairs are sorted
-
-Integers = NDArray[np.int64]
 
 
 def _ratio(numerator: float, denominator: float) -> float:
@@ -125,23 +124,27 @@ class Scores:
         return abs(self.count_bias)
 
 
-@dataclass(frozen=True)
-class _Overlaps:
-    """The non-empty cells of the overlap table, and the areas of every object; rows and columns are 0-based objects."""
-
-    row: Integers
-    column: Integers
-    pixels: Integers
-    true_areas: Integers
-    predicted_areas: Integers
-
-
 def match(truth: NDArray[Any], predicted: NDArray[Any]) -> Scores:
     """Compare two label images `((Z,) Y, X)` of integers (0 is background; ids need not be consecutive).
 
     Raises MaskError where shapes differ or labels are no integers of 0 and above.
     """
-    table = _overlaps(_labels(truth, "truth"), _labels(predicted, "prediction"), truth.shape, predicted.shape)
+    return _score(count_overlaps(truth, predicted))
+
+
+def match_windows(windows: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> tuple[Scores, Integers]:
+    """Compare two label images that come as windows (truth, prediction), every pixel in one; also the true ids.
+
+    The scores are those of `match` on the whole images. Memory holds their objects and overlaps, not their pixels.
+    """
+    sums = OverlapSums()
+    for truth, predicted in windows:
+        sums.add(count_overlaps(truth, predicted))
+    table = sums.total()
+    return _score(table), table.true_ids
+
+
+def _score(table: Overlaps) -> Scores:
     true_of, predicted_of = table.true_areas[table.row], table.predicted_areas[table.column]
     union = true_of + predicted_of - table.pixels
     tp, iou_sum = _matched(table, union)
@@ -159,54 +162,7 @@ def match(truth: NDArray[Any], predicted: NDArray[Any]) -> Scores:
     )
 
 
-def _labels(labels: NDArray[Any], which: str) -> NDArray[Any]:
-    hint = "give a label image: 0 is background, every object has one id"
-    if labels.dtype.kind not in "iub":
-        raise MaskError(which, f"{labels.dtype} labels", "integers", hint)
-    if labels.dtype.kind == "i" and labels.size and labels.min() < 0:
-        raise MaskError(which, f"label {labels.min()}", "0 and above", hint)
-    return labels.ravel()
-
-
-def _consecutive(labels: NDArray[Any]) -> tuple[Integers, Integers]:
-    """Ids 0..n (0 stays background) for each pixel, and the areas of 1..n; ids that do not occur are dropped."""
-    highest = int(labels.max()) if labels.size else 0
-    if highest > max(labels.size, 1 << 16):  # a table of all ids would dwarf the image
-        kept, codes = np.unique(labels, return_inverse=True)
-        codes = codes.astype(np.int64) + (0 if kept[0] == 0 else 1)
-    else:
-        codes = labels.astype(np.int64)
-    areas = np.bincount(codes, minlength=1)
-    there = areas > 0
-    there[0] = False
-    if there[1:].all():
-        return codes, areas[1:].astype(np.int64)
-    return np.where(there, np.cumsum(there), 0)[codes], areas[there].astype(np.int64)
-
-
-def _overlaps(
-    truth: NDArray[Any], predicted: NDArray[Any], true_shape: tuple[int, ...], predicted_shape: tuple[int, ...]
-) -> _Overlaps:
-    if true_shape != predicted_shape:
-        hint = "score the labels of this very image, at its own size"
-        raise MaskError("prediction", f"shape {predicted_shape}", f"the truth's {true_shape}", hint)
-    rows, true_areas = _consecutive(truth)
-    columns, predicted_areas = _consecutive(predicted)
-    width = predicted_areas.size + 1
-    cells = (true_areas.size + 1) * width
-    paired = rows * width + columns
-    if cells <= max(_DENSE * truth.size, 1 << 16):
-        counts = np.bincount(paired, minlength=cells)
-        keys = np.flatnonzero(counts)
-        pixels = counts[keys]
-    else:
-        keys, pixels = np.unique(paired[(rows > 0) & (columns > 0)], return_counts=True)
-    row, column = np.divmod(keys, width)
-    both = (row > 0) & (column > 0)
-    return _Overlaps(row[both] - 1, column[both] - 1, pixels[both].astype(np.int64), true_areas, predicted_areas)
-
-
-def _matched(table: _Overlaps, union: Integers) -> tuple[tuple[int, ...], tuple[float, ...]]:
+def _matched(table: Overlaps, union: Integers) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Pairs and their summed IoU at each threshold.
 
     Above IoU .5 an object has one partner at most. At exactly .5 it may have two, but then they are the two halves of
@@ -222,7 +178,7 @@ def _matched(table: _Overlaps, union: Integers) -> tuple[tuple[int, ...], tuple[
     return tuple(int(found[s]) for s in STEPS), tuple(float(summed[s]) for s in STEPS)
 
 
-def _aji(table: _Overlaps, union: Integers) -> tuple[int, int]:
+def _aji(table: Overlaps, union: Integers) -> tuple[int, int]:
     """Each true object with the prediction of highest IoU; what is left over on either side joins the union."""
     order = np.lexsort((table.column, -table.pixels / union, table.row))
     best = order[np.unique(table.row[order], return_index=True)[1]]

@@ -1,5 +1,7 @@
 """Images larger than memory: the objects do not know about tiles, bands or blocks."""
 
+import shutil
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,17 +14,20 @@ from hypothesis import strategies as st
 from made_model import make_model
 
 import unet
-from pipeline.config import MonaiBasicUNet
+from pipeline.config import ImageOptions, MonaiBasicUNet
+from pipeline.data.simulate import simulate_image
 from pipeline.inference.blocks import Sizes
 from pipeline.inference.engines import make_engine
 from pipeline.inference.planes import PlaneStore
 from pipeline.inference.predict import predict
+from pipeline.inference.segment import Segmenter
 from pipeline.inference.stream import Stream
-from pipeline.model.bundle import TrainedModel
+from pipeline.model.bundle import TrainedModel, find_model, load_model
 from pipeline.model.decode import decode, to_bytes
 from pipeline.model.prepare import fit
 from pipeline.scoring.confidence import ConfidenceSums, confidence
 from pipeline.scoring.measure import measure
+from pipeline.scoring.metrics import match
 from pipeline.types import Geometry, Image, Window
 
 SMALL = Sizes(band=64, side=128, margin=40, widest=96)
@@ -81,9 +86,9 @@ def field_of_discs(shape, number, radius, seed):
     return image
 
 
-def streamed(pixels, scratch, core=64, sizes=SMALL, zoom=1.0, engine=None, parts=None):
+def streamed(pixels, scratch, core=64, sizes=SMALL, zoom=1.0, engine=None, parts=None, model=None):
     """The label image, the rows and the number of cut objects of `pixels` `(C, Y, X)`."""
-    model = make_model()
+    model = model or make_model()
     source = Memory(pixels)
     preparation = fit(pixels, model.record.prepare, stride=16, zoom=zoom)
     stream = Stream(model, engine or Blurs(core), source, preparation, scratch, "test", sizes=sizes)
@@ -255,3 +260,43 @@ def test_probabilities_are_those_of_the_whole_image(tmp_path, make, tta):
     expected = predict(engine, pixels, preparation, core=None if engine.halo is not None else 64, tta=tta)
     assert np.abs(found.astype(int) - to_bytes(expected).astype(int)).max() <= 1
     assert found.std() > 3
+
+
+def in_raster_order(labels):
+    """The same objects, numbered by their first pixel."""
+    numbers, first = np.unique(labels[labels > 0], return_index=True)
+    table = np.zeros(labels.max() + 1, np.uint32)
+    table[numbers[np.argsort(first)]] = np.arange(1, len(numbers) + 1)
+    return table[labels]
+
+
+TILINGS = 100
+LARGEST = 96  # px: what touches each other in the made image is smaller; the widest margin is never less
+
+
+@pytest.mark.slow
+def test_a_hundred_tilings_give_the_objects_of_the_whole_image(tmp_path):
+    """The shipped network on a made image: whatever tiles, bands, blocks and margins, label images are equal."""
+    model = load_model(find_model("shipped:nuclei"))
+    made, _ = simulate_image(np.random.default_rng(11), "fluorescence", (352, 416), density=0.16, radius=8.0)
+    pixels = np.repeat(made[None], 3, axis=0)
+    segmenter = Segmenter(model, "cpu", threads=1, skip=False)
+    expected = segmenter.segment(Memory(pixels), ImageOptions(diameter="native")).labels
+    assert expected.max() > 80
+    generator, tilings, crossed = np.random.default_rng(12), set(), 0
+    for number in range(TILINGS):
+        engine = copy(segmenter.engine)
+        engine.core = 16 * int(generator.integers(5, 22))
+        side = int(generator.integers(2 * LARGEST, 352))
+        margin = int(generator.integers(LARGEST // 3, LARGEST))
+        sizes = Sizes(16 * int(generator.integers(7, 24)), side, margin, int(generator.integers(LARGEST, side)))
+        tilings.add((engine.core, sizes))
+        scratch = tmp_path / str(number)
+        labels, rows, cut = streamed(pixels, scratch, sizes=sizes, engine=engine, model=model)
+        found = match(expected, labels)
+        assert (cut, len(rows), found.predicted, found.ap(0.9)) == (0, expected.max(), found.true, 1.0), sizes
+        assert np.array_equal(in_raster_order(labels), in_raster_order(expected)), (engine.core, sizes)
+        crossed += np.count_nonzero((labels[side - 1] > 0) & (labels[side - 1] == labels[side])) if side < 352 else 0
+        shutil.rmtree(scratch)
+    assert len(tilings) == TILINGS
+    assert crossed > TILINGS  # objects did lie on the borders of blocks

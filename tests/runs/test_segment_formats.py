@@ -1,5 +1,6 @@
 """Whatever an image is kept in, `segment` takes it or says in its row why not; labels come back in kind."""
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -8,9 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
-from squares import rows_of
+from squares import fingerprint, rows_of
 
-from pipeline.data.labels import read_geojson, read_labels
+from pipeline.data.labels import read_geojson, read_labels, write_labels
+from pipeline.runs.score_labels import score_folder
+from pipeline.runs.verify_folder import verify_folder
+from pipeline.types import Geometry
 
 GREY = np.zeros((40, 50), np.uint8)
 GREY[4:10, 5:15], GREY[20:30, 20:40] = 200, 150
@@ -132,12 +136,62 @@ def test_folders_that_are_images_are_segmented_and_skipped_when_done(run, images
     datasets = [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [0.5, 0.5]}]}]
     group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
     assert run().done == 1
-    labels, geometry = read_labels(tmp_path / "out/labels/a.tif")
+    labels, geometry = read_labels(tmp_path / "out/labels/a.ome.zarr")
     np.testing.assert_array_equal(labels > 0, EXPECTED > 0)
     assert geometry.spacing == (0.5, 0.5)
-    assert run().skipped == 1
+    assert rows_of(tmp_path / "out")["a.ome.zarr"]["labels"] == "labels/a.ome.zarr"
+    assert (run().skipped, verify_folder(tmp_path / "out").exit_code) == (1, 0)
+    before = fingerprint(tmp_path / "out")
+    assert run(force=True).done == 1
+    assert fingerprint(tmp_path / "out") == before
     zarr.open_array(images / "a.ome.zarr/0", mode="r+")[:] = 0
     assert (run().done, rows_of(tmp_path / "out")["a.ome.zarr"]["objects"]) == (1, "0")
+
+
+def zarr_images(folder, count=2):
+    """The grey picture as OME-Zarr, in a folder of nothing else."""
+    for path in folder.iterdir():
+        path.unlink()
+    for number in range(count):
+        write_labels(folder / f"{number}.ome.zarr", GREY.astype(np.uint32), Geometry((0.5, 0.5), "um"))
+    return folder
+
+
+def test_labels_in_a_folder_are_verified_withdrawn_and_done_again(run, images, tmp_path):
+    """A chunk of an OME-Zarr label image that changed or is gone, and a file that was put in, are found out."""
+    zarr_images(images)
+    assert run().done == 2
+    label = tmp_path / "out/labels/0.ome.zarr"
+    chunk = label / "0/c/0/0"
+    for harm in (lambda: chunk.write_bytes(b"x"), chunk.unlink, lambda: (label / "mine.txt").write_text("hello")):
+        harm()
+        found = verify_folder(tmp_path / "out").findings
+        assert [(f.file, f.code) for f in found] == [("labels/0.ome.zarr", "output_changed")]
+        assert (run().done, verify_folder(tmp_path / "out").exit_code) == (1, 0)
+    shutil.copytree(label, tmp_path / "out/labels/mine.zarr")
+    assert [(f.file, f.code) for f in verify_folder(tmp_path / "out").findings] == [
+        ("labels/mine.zarr", "not_on_record")
+    ]
+
+
+def test_labels_in_a_folder_are_taken_away_with_their_image(run, images, tmp_path):
+    """An OME-Zarr that no longer opens leaves no labels of what it once was, and no leftovers of a killed run."""
+    zarr_images(images)
+    run()
+    (tmp_path / "out/labels/.0.ome.zarr.1-2.partial/0").mkdir(parents=True)
+    (tmp_path / "out/.maskline/holder.json").write_text("{}")
+    (images / "0.ome.zarr/zarr.json").write_text("{")
+    assert run().failed == 1
+    assert [path.name for path in (tmp_path / "out/labels").iterdir()] == ["1.ome.zarr"]
+
+
+def test_labels_of_omezarr_score_against_each_other(run, images, tmp_path):
+    """`maskline score` reads what `segment` wrote, as prediction and as truth."""
+    zarr_images(images)
+    run()
+    run("other")
+    scores = score_folder(tmp_path / "out", tmp_path / "other")
+    assert (scores["images"], scores["objects_true"], scores["map"], scores["unexpected"]) == (2, 4, 1, 0)
 
 
 def test_options_that_choose_the_image_decide_what_is_done(run, images, tmp_path):

@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import zarr
 from smoothed_segmenter import make_segmenter
 from squares import fingerprint, make_model
 
 from pipeline.config import SegmentConfig
+from pipeline.data.images import open_image
 from pipeline.data.labels import read_geojson, read_labels
 from pipeline.runs import segment_case
 from pipeline.runs.segment_folder import plan_segmentation, segment_folder
@@ -94,6 +96,38 @@ def test_its_labels_are_a_pyramid_with_the_objects_whole(run, tmp_path):
     for k in range(10):
         y = 100 + 200 * k
         assert labels[y, 2044] == labels[y, 2051] > 0
+
+
+@pytest.fixture
+def zarr_images(images, picture):
+    """The large image as OME-Zarr with two levels, the small one as it was."""
+    shutil.rmtree(images)
+    group = zarr.open_group(images / "large.ome.zarr", mode="w")
+    for number in range(2):
+        part = picture[:: 2**number, :: 2**number]
+        group.create_array(str(number), shape=part.shape, dtype=part.dtype, chunks=(512, 512))[...] = part
+    axes = [{"name": n, "type": "space", "unit": "micrometer"} for n in "yx"]
+    scales = ([{"type": "scale", "scale": [0.5 * 2**n] * 2}] for n in range(2))
+    datasets = [{"path": str(n), "coordinateTransformations": scale} for n, scale in enumerate(scales)]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
+    tifffile.imwrite(images / "small.tif", picture[:300, :300])
+    return images
+
+
+def test_labels_of_an_omezarr_are_one(run, zarr_images, tmp_path):
+    """Streamed into the levels and scales of the image: at once or after a kill, the same bytes; proven done."""
+    with pytest.raises(KeyboardInterrupt):
+        run(segmenter=make_segmenter(killed_after=8 * 11 + 3))
+    summary, out = run(), tmp_path / "out"
+    assert (summary.done, summary.failed) == (2, 0)
+    run("calm")
+    assert fingerprint(out) == fingerprint(tmp_path / "calm")
+    mine, theirs = open_image(out / "labels/large.ome.zarr"), open_image(zarr_images / "large.ome.zarr")
+    assert (mine.levels, mine.geometries) == (theirs.levels, theirs.geometries)
+    labels, _ = read_labels(out / "labels/large.ome.zarr")
+    assert len(np.unique(labels)) - 1 == pd.read_csv(out / "images.csv")["objects"][0] > 500
+    np.testing.assert_array_equal(zarr.open_array(out / "labels/large.ome.zarr/1", mode="r")[...], labels[::2, ::2])
+    assert (run().skipped, verify_folder(out).exit_code) == (2, 0)
 
 
 def test_its_outlines_are_written_as_its_parts_come(run, tmp_path):
