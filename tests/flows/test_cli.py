@@ -63,6 +63,7 @@ def test_every_command_of_the_contract_is_there_and_says_what_it_does():
         "segment",
         "evaluate",
         "score",
+        "compare",
         "models",
         "verify",
         "status",

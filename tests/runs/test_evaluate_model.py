@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from threshold_segmenter import ThresholdSegmenter
 
 from pipeline.config import EvaluateConfig
@@ -20,7 +21,7 @@ from pipeline.types import Case
 class Knows(ThresholdSegmenter):
     """The stand-in, with the digest of the model that it is not."""
 
-    model = SimpleNamespace(digest="0123abcd")
+    model = SimpleNamespace(digest="0123abcd", network=torch.nn.Linear(3, 2))
 
 
 @pytest.fixture
@@ -159,7 +160,7 @@ def test_the_run_is_tracked(data, segmenter, monkeypatch):
     assert told.metrics["ap50"] == told.metrics["fluorescence/ap50"] == scores["ap50"]
     assert told.metrics["map_low"] == scores["map_low"]
     assert all(isinstance(value, int | float) for value in told.metrics.values())
-    assert told.files == ["scores.json", "scores.csv", "scores.txt", "worst"]
+    assert told.files == ["scores.json", "scores.csv", "counts.json", "scores.txt", "worst"]
 
 
 def test_a_results_folder_is_not_written_into(data, segmenter):
