@@ -24,7 +24,15 @@ from rich.progress import (
 from pipeline.types import Event
 
 LOG_EVERY = 10.0
-UNITS = {"train": "steps", "segment": "images", "ingest": "images", "load": "images", "evaluate": "images"}
+UNITS = {
+    "train": "steps",
+    "segment": "images",
+    "ingest": "images",
+    "load": "images",
+    "evaluate": "images",
+    "fetch": "MB",
+    "unpack": "files",
+}
 LEFT = "seconds_left"
 
 

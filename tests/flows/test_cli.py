@@ -65,6 +65,7 @@ def test_every_command_of_the_contract_is_there_and_says_what_it_does():
         "score",
         "compare",
         "models",
+        "data",
         "verify",
         "status",
         "serve",

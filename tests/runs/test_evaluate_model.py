@@ -13,6 +13,7 @@ from pipeline.config import EvaluateConfig
 from pipeline.data.manifest import read_manifest, write_manifest
 from pipeline.errors import InputError, ModelError, OutputError
 from pipeline.runs import evaluate_model as module
+from pipeline.runs.compare_runs import compare_runs
 from pipeline.runs.evaluate_model import evaluate_model, score_folder
 from pipeline.scoring.summary import NAMES
 from pipeline.types import Case
@@ -212,3 +213,10 @@ def test_a_real_network_goes_the_whole_way(data, tmp_path):
     assert (scores["images"], scores["failed"]) == (4, 0)
     again = score_folder(tmp_path / "out", data, split="test", bootstrap=10)
     assert {name: again[name] for name in NAMES} == {name: scores[name] for name in NAMES}
+    cost = scores["cost"]
+    assert cost["parameters"] == unet.count_parameters(network) and cost["device"] in ("cpu", "cuda", "mps")
+    assert cost["timed_images"] == 3 and cost["megapixels_per_second"] > 0
+    score_folder(tmp_path / "out", data, split="test", out=tmp_path / "scored", bootstrap=10)
+    compared = compare_runs([str(tmp_path / "out"), str(tmp_path / "scored")], bootstrap=10, track=False)
+    assert compared.systems[0].scores["ap50"].own.value == scores["ap50"]
+    assert compared.systems[1].scores["ap50"].difference.value == 0
