@@ -151,7 +151,8 @@ class LiveProgress:
             return
         stage.said, stage.finished = now, stage.finished or ended
         left = time_left(event, stage, now)
-        parts = [f"{event.stage} {event.done:,}/{event.total:,}", describe(event, stage, now)]
+        total = f"/{event.total:,}" if event.total else ""
+        parts = [f"{event.stage} {event.done:,}{total}", describe(event, stage, now)]
         parts += [f"{show_seconds(left)} left"] if left and left >= 1 else []
         self.stream.write(" · ".join(part for part in parts if part) + "\n")
         self.stream.flush()

@@ -117,10 +117,10 @@ class Slices:
             stacks[place] = open_image(found[0], pages="stack").read().pixels[0]
         if stacks["train/image"].shape != stacks["train/label"].shape:
             _wrong(source, "as many slices of labels as of images, of one size")
-        for place, stack in stacks.items():
-            for number, plane in enumerate(stack):
-                _write_png(target / place / f"{number}.png", plane)
-                watch(Event("arrange", number + 1, len(stack)))
+        planes = [(f"{place}/{number}.png", plane) for place in stacks for number, plane in enumerate(stacks[place])]
+        for number, (name, plane) in enumerate(planes, start=1):
+            _write_png(target / name, plane)
+            watch(Event("arrange", number, len(planes)))
 
 
 Arrangement: TypeAlias = Bowl | Folder | Pairs | Slices

@@ -158,7 +158,7 @@ _CAMVID_11 = PublicSet(
     licence_url="https://creativecommons.org/licenses/by-nc/4.0/",
     arrangement=Folder("CamVid"),
     holds="train/, val/, test/ beside trainannot/, valannot/, testannot/: numbers of 11 classes, 11 void",
-    then=_SEQUENCES % "camvid",
+    then=_SEQUENCES % "camvid-11",
 )
 
 _KAGGLE = "as stated on its Kaggle page, which its makers may change"

@@ -50,7 +50,8 @@ def unpack(archive: Path, folder: Path, watch: Watch = unwatched) -> int:
     most = max(ALWAYS, GROWTH * archive.stat().st_size)
     free = shutil.disk_usage(folder.parent).free
     with _opened(archive) as opened:
-        for member in _members(opened):
+        known = len(opened.infolist()) if isinstance(opened, zipfile.ZipFile) else 0  # a tar has no list to look at
+        for done, member in enumerate(_members(opened), start=1):
             files, total = files + (member.kind == "file"), total + member.size
             _check(archive, member, files, total, most)
             if total > free:
@@ -59,7 +60,7 @@ def unpack(archive: Path, folder: Path, watch: Watch = unwatched) -> int:
             if _is_litter(member.name):
                 continue
             _write(opened, member, folder)
-            watch(Event("unpack", files, 0, {"file": archive.name}))
+            watch(Event("unpack", done, known, {"file": archive.name}))
     if not files:
         raise InputError(str(archive), "an archive without files", "images and labels", _HINT)
     return files

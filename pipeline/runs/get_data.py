@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -129,6 +129,8 @@ def _get(wanted: PublicSet, out: Path, files: Sequence[Path], watch: Watch) -> G
         (fresh / "set").replace(out)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+        with suppress(OSError):
+            downloads.rmdir()  # unless there is something in it to go on with
     shutil.rmtree(downloads, ignore_errors=True)
     return Got(out, wanted, count, tuple(remarks))
 
@@ -170,18 +172,22 @@ def _checked(archive: Archive, path: Path, *, given: bool) -> tuple[dict[str, An
     if archive.checksum and digests[kind] != told:
         _refuse(path, kind, digests[kind], told, f"{archive.vouched} has another file on record", given)
     if not archive.checksum:
-        known = _remembered().get(archive.url) if archive.url else None
-        if known and known != digests["sha256"]:
-            _refuse(path, "sha256", digests["sha256"], known, "what was fetched from there before was another", given)
-        remarks.append(f"checksum  {archive.name}: sha256 {digests['sha256']}")
-        if known:
-            remarks.append("          nobody has published one; it is what was fetched before")
-        else:
-            remarks.append("          nobody has published one to compare with; it is kept for the next time")
-        if archive.url:
-            _remember(archive.url, digests["sha256"])
+        remarks += [f"checksum  {archive.name}: sha256 {digests['sha256']}", _believed(archive, path, digests, given)]
     row = {"file": archive.name, "url": archive.url, "bytes": path.stat().st_size, **digests}
     return row | {"published": archive.checksum, "published_by": archive.vouched}, remarks
+
+
+def _believed(archive: Archive, path: Path, digests: Mapping[str, str], given: bool) -> str:
+    """What is to be said of a file that nobody has published a checksum of; a first download is believed."""
+    if given:
+        return "          nobody has published one to compare with"
+    known = _remembered().get(archive.url)
+    if known is None:
+        _remember(archive.url, digests["sha256"])
+        return "          nobody has published one to compare with; it is kept for the next time"
+    if known != digests["sha256"]:
+        _refuse(path, "sha256", digests["sha256"], known, "what was fetched from there before was another", given)
+    return "          nobody has published one; it is what was fetched before"
 
 
 def _refuse(path: Path, kind: str, came: str, wanted: str, why: str, given: bool) -> None:

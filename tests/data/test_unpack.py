@@ -55,6 +55,14 @@ def test_plain_archives_come_out_as_they_are(tmp_path, out, how):
     assert not any(path.stat().st_mode & stat.S_ISUID for path in out.rglob("*"))
 
 
+@pytest.mark.parametrize(("make", "total"), [(make_zip, 3), (make_tar, 0)])
+def test_progress_is_told(tmp_path, out, make, total):
+    """One event a member; how many there are is known of a zip alone."""
+    events = []
+    unpack(make(tmp_path / "a"), out, events.append)
+    assert [(event.stage, event.done, event.total) for event in events] == [("unpack", n, total) for n in (1, 2, 3)]
+
+
 def test_what_macos_leaves_is_passed_over(tmp_path, out):
     """It looks like images, and is none."""
     litter = {"set/._a.png": b"x", "__MACOSX/set/a.png": b"x", "set/.DS_Store": b"x"}

@@ -132,8 +132,7 @@ def test_another_checksum_is_refused_before_unpacking(made, site, tmp_path, kind
     wrong = replace(made.archives[0], checksum=f"{kind}:" + "0" * (64 if kind == "sha256" else 32))
     with pytest.raises(InputError, match="this test has another file on record"):
         get_data(replace(made, archives=(wrong,)), tmp_path / "made", accepted=True)
-    assert not list((tmp_path / ".made.download").iterdir())
-    assert not (tmp_path / "made").exists()
+    assert beside(tmp_path / "made") == []
 
 
 def test_without_a_published_checksum_the_digest_is_told_and_kept(made, site, tmp_path):
@@ -160,6 +159,7 @@ def test_a_set_that_takes_an_account_says_what_to_do(made, tmp_path):
     given.write_bytes(BODY)
     got = get_data(manual, tmp_path / "made", accepted=True, files=[given])
     assert got.files == 4 and given.exists() and hashlib.sha256(BODY).hexdigest() in got.lines()[1]
+    assert got.lines()[2].endswith("nobody has published one to compare with")
     assert not (tmp_path / "home" / "downloads.json").exists()
 
 
@@ -174,6 +174,23 @@ def test_given_files_are_checked_too(made, site, tmp_path):
         get_data(made, tmp_path / "made", accepted=True, files=[other, other])
     with pytest.raises(InputError, match="a file that can be read"):
         get_data(made, tmp_path / "made", accepted=True, files=[tmp_path / "nothing.zip"])
+
+
+def test_a_given_file_is_no_measure_for_downloads(made, site, tmp_path):
+    """Whatever a person gave, what is fetched first is what later downloads are compared with."""
+    other = tmp_path / "other.zip"
+    other.write_bytes(archive_of(("c",)))
+    get_data(unknown(made), tmp_path / "one", accepted=True, files=[other])
+    get_data(unknown(made), tmp_path / "two", accepted=True)
+    assert get_data(unknown(made), tmp_path / "three", accepted=True, files=[other]).files == 2
+
+
+def test_nothing_is_left_of_a_download_that_never_began(made, site, tmp_path):
+    """No empty folder beside the data."""
+    site.statuses = [404]
+    with pytest.raises(InputError, match="HTTP 404"):
+        get_data(made, tmp_path / "made", accepted=True)
+    assert beside(tmp_path / "made") == []
 
 
 def test_files_are_known_by_name_else_by_order(made, tmp_path):
