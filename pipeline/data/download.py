@@ -17,7 +17,7 @@ import requests
 
 from pipeline.data.files import atomic_write
 from pipeline.errors import InputError, OutputError
-from pipeline.types import Event, Watch, unwatched
+from pipeline.types import FORMAT_VERSION, Event, Watch, unwatched
 
 ATTEMPTS = 6  # in a row without a byte
 _CHUNK = 1 << 14  # what may be lost where a connection breaks
@@ -62,7 +62,8 @@ class _Part:
     def begin(self, version: str) -> None:
         """Begin again with what the server has now."""
         self.path.unlink(missing_ok=True)
-        atomic_write(self.mark, json.dumps({"url": self.url, "version": version}).encode(), durable=False)
+        mark = {"format_version": FORMAT_VERSION, "url": self.url, "version": version}
+        atomic_write(self.mark, json.dumps(mark).encode(), durable=False)
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)

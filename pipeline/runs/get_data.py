@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -33,7 +34,7 @@ class Got:
     def lines(self) -> list[str]:
         """What a person is told."""
         found = "is there already" if self.files is None else f"{self.files:,} files"
-        then = self.wanted.then.format(folder=self.folder)
+        then = self.wanted.then.format(folder=shlex.quote(str(self.folder)))
         return [f"{self.wanted.name:<9} {self.folder}: {found}", *self.remarks, f"next      {then}"]
 
 
