@@ -88,7 +88,18 @@ def _costs(axis: Any, comparison: Comparison, key: str) -> None:
             axis.annotate(_told(one, key), (value, place), (5, 0), textcoords="offset points", va="center", fontsize=10)
     axis.set_xlim(0, 1.3 * max((float(one.cost.get(key) or 0) for one in comparison.systems), default=0) or 1)
     axis.xaxis.set_major_locator(_few_ticks())
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 10 or value == 0 else f"{value:g}")
+    axis.xaxis.set_major_formatter(lambda value, _: _tick(value))
+
+
+def _tick(value: float) -> str:
+    """A tick of a bar, short enough for its neighbours.
+
+    >>> _tick(20_000_000.0), _tick(1500.0), _tick(0.15), _tick(0.0)
+    ('20 M', '1,500', '0.15', '0')
+    """
+    if value >= 1e6:
+        return f"{value / 1e6:g} M"
+    return f"{value:,.0f}" if value >= 10 else f"{value:g}"
 
 
 def _few_ticks() -> Any:

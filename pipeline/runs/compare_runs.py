@@ -85,14 +85,15 @@ def _names(runs: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
 
 
 def short_names(runs: Sequence[str]) -> tuple[str, ...]:
-    """The ends of paths, as long as it takes to tell them apart; the first 8 characters of MLflow's ids.
+    """The ends of paths, without what all end in, as long as it takes to tell them apart; of MLflow's ids 8 characters.
 
-    >>> short_names(["runs/first/test", "runs/second/test/"]), short_names(["a/x", "b/y"])
-    (('first/test', 'second/test'), ('x', 'y'))
+    >>> short_names(["r/first/test", "r/second/test/"]), short_names(["a/x", "b/y"]), short_names(["a/x", "b/c/x"])
+    (('first', 'second'), ('x', 'y'), ('a', 'c'))
     """
     parts = [(run[:8],) if _RUN_ID.fullmatch(run) else PurePosixPath(Path(run).as_posix()).parts for run in runs]
-    longest = max(map(len, parts))
-    for length in range(1, longest + 1):
+    while min(map(len, parts)) > 1 and len({part[-1] for part in parts}) == 1:
+        parts = [part[:-1] for part in parts]
+    for length in range(1, max(map(len, parts)) + 1):
         ends = tuple("/".join(part[-length:]) for part in parts)
         if len(set(ends)) == len(set(parts)):
             return ends
