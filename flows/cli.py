@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import click
 
-from flows import cli_jobs, cli_models, cli_scores, cli_services
+from flows import cli_data, cli_jobs, cli_models, cli_scores, cli_services
 from pipeline.errors import MasklineError
 
 INTERRUPTED = 130
@@ -42,7 +42,13 @@ def cli(debug: bool) -> None:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # what MLflow says of itself is no news to the user
 
 
-for command in (*cli_jobs.COMMANDS, *cli_scores.COMMANDS, *cli_models.COMMANDS, *cli_services.COMMANDS):
+for command in (
+    *cli_jobs.COMMANDS,
+    *cli_scores.COMMANDS,
+    *cli_models.COMMANDS,
+    *cli_data.COMMANDS,
+    *cli_services.COMMANDS,
+):
     cli.add_command(command)
 
 

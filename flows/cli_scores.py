@@ -1,5 +1,6 @@
-"""`maskline evaluate` and `score`."""
+"""`maskline evaluate`, `score` and `compare`."""
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -106,6 +107,53 @@ def score(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
     ctx.exit(_tell_scores(scores, as_json))
 
 
+@click.command(
+    short_help="Put evaluated models side by side.",
+    epilog="""\b
+Examples:
+  maskline compare runs/first/test runs/second/test
+  maskline compare runs/*/test --name ours --name theirs --out comparison
+""",
+)
+@click.argument("runs", metavar="RUN RUN [RUN ...]", nargs=-1, required=True)
+@click.option("--name", "names", multiple=True, help="What to call a run; repeat it, in the order of the RUNs.")
+@click.option("--common", is_flag=True, help="Compare on the images that all runs scored, where some lack some.")
+@click.option("--out", type=NEW, help="Where compare.csv, compare.json and compare.png go, if anywhere.")
+@click.option(
+    "--bootstrap", type=click.IntRange(1), default=1000, help="Resamplings for the intervals.  [default: 1000]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print everything for a program.")
+@NO_TRACK
+def compare(
+    runs: tuple[str, ...],
+    names: tuple[str, ...],
+    common: bool,
+    out: Path | None,
+    bootstrap: int,
+    as_json: bool,
+    no_track: bool,
+) -> None:
+    """Compare models that were evaluated on the same images: scores, parameters, speed, memory.
+
+    A RUN is the output folder of `maskline evaluate` or `score`, or the id of an evaluation's run in MLflow. Intervals
+    hold 95 % of resamples of whole images, or of whole groups. Under each run but the first stands its difference from
+    the first, whose interval comes from the same resamples: where it leaves out 0, the runs differ.
+
+    Runs that did not score the same images against the same truth are refused; --common compares them on those that
+    they did.
+    """
+    import json
+
+    from flows.addresses import use_running_servers
+    from pipeline.runs.compare_runs import compare_runs
+
+    use_running_servers()
+    comparison = compare_runs(runs, names, common=common, bootstrap=bootstrap, out=out, track=not no_track)
+    lines = [json.dumps(comparison.as_json(), indent=2)] if as_json else comparison.lines()
+    for line in lines:
+        click.echo(line)
+
+
 def _tell_scores(scores: dict[str, Any], as_json: bool) -> int:
     """Show the scores; the exit code they call for."""
     import json
@@ -116,4 +164,4 @@ def _tell_scores(scores: dict[str, Any], as_json: bool) -> int:
     return 3 if scores["failed"] else 0
 
 
-COMMANDS: tuple[click.Command, ...] = (evaluate, score)
+COMMANDS: tuple[click.Command, ...] = (evaluate, score, compare)

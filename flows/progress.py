@@ -24,7 +24,15 @@ from rich.progress import (
 from pipeline.types import Event
 
 LOG_EVERY = 10.0
-UNITS = {"train": "steps", "segment": "images", "ingest": "images", "load": "images", "evaluate": "images"}
+UNITS = {
+    "train": "steps",
+    "segment": "images",
+    "ingest": "images",
+    "load": "images",
+    "evaluate": "images",
+    "fetch": "MB",
+    "unpack": "files",
+}
 LEFT = "seconds_left"
 
 
@@ -143,7 +151,8 @@ class LiveProgress:
             return
         stage.said, stage.finished = now, stage.finished or ended
         left = time_left(event, stage, now)
-        parts = [f"{event.stage} {event.done:,}/{event.total:,}", describe(event, stage, now)]
+        total = f"/{event.total:,}" if event.total else ""
+        parts = [f"{event.stage} {event.done:,}{total}", describe(event, stage, now)]
         parts += [f"{show_seconds(left)} left"] if left and left >= 1 else []
         self.stream.write(" · ".join(part for part in parts if part) + "\n")
         self.stream.flush()

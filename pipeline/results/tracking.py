@@ -254,6 +254,10 @@ class Tracking:
         """The local folder of a version, by alias or number: fetched once, checked against its digest."""
         return self._ask(f"model {name}", lambda: self._registry.folder(name, which))
 
+    def fetch_artifact(self, run_id: str, name: str, folder: Path) -> None:
+        """Fetch a file that a run keeps into `folder`; raises TrackingError where run or file are not known."""
+        self._ask(f"run {run_id}", lambda: self.client.download_artifacts(run_id, name, str(folder)))
+
     def _fetch(self, source: str, folder: Path) -> Path:
         from mlflow.artifacts import download_artifacts
 

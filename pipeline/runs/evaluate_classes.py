@@ -17,7 +17,9 @@ from pipeline.data.labels import write_labels
 from pipeline.errors import InputError, MaskError, MasklineError
 from pipeline.results.names import label_suffix
 from pipeline.results.run import Run
+from pipeline.runs.measure_cost import Cost, cost_numbers
 from pipeline.scoring.class_metrics import NAMES, ClassCase, confusion, summarise_classes
+from pipeline.scoring.counts import COUNTS
 from pipeline.scoring.present_classes import CSV, JSON, PICTURE, class_table, write_class_scores
 from pipeline.types import Array, Case, Event, Watch, unwatched
 
@@ -26,8 +28,9 @@ PICTURES = 6  # of the images with the lowest scores
 
 @dataclass
 class _Found:
-    """What is collected over the images: counts, and pictures of all that were scored, by their score."""
+    """What is collected over the images: counts, what they took, and pictures of those that were scored, by score."""
 
+    cost: Cost
     cases: list[ClassCase] = field(default_factory=list)
     pictures: list[tuple[float, str, bytes]] = field(default_factory=list)
 
@@ -38,19 +41,24 @@ class _Found:
 
 
 def evaluate_classes(
-    cases: Sequence[Case], segmenter: Any, config: EvaluateConfig, about: Mapping[str, Any], watch: Watch = unwatched
+    cases: Sequence[Case],
+    segmenter: Any,
+    config: EvaluateConfig,
+    about: Mapping[str, Any],
+    cost: Cost,
+    watch: Watch = unwatched,
 ) -> dict[str, Any]:
     """Segment labelled cases with a model of classes and score them; the numbers are those of `summarise_classes`.
 
-    `config.out` then holds `labels/`, `scores.json`, `scores.csv`, `scores.txt`, `confusion.png` and `worst/`. `about`
-    joins the numbers. Raises InputError where none of the cases can be scored.
+    `config.out` then holds `labels/`, `scores.json`, `scores.csv`, `counts.json`, `scores.txt`, `confusion.png` and
+    `worst/`. `about` and the record of `cost` join the numbers. Raises InputError where no case can be scored.
     """
-    began, found, target = time.perf_counter(), _Found(), segmenter.model.record.target
+    began, found, target = time.perf_counter(), _Found(cost), segmenter.model.record.target
     for number, case in enumerate(cases, start=1):
         _evaluate(case, segmenter, config, target, found)
         watch(Event("evaluate", number, len(cases)))
     scores = summarise_classes(found.cases, target.names, config.bootstrap) | dict(about)
-    scores["seconds"] = round(time.perf_counter() - began, 2)
+    scores |= {"cost": cost.record(segmenter, config.device), "seconds": round(time.perf_counter() - began, 2)}
     write_class_scores(config.out, scores, found.cases)
     atomic_write(config.out / "scores.txt", (class_table(scores) + "\n").encode())
     for old in sorted((config.out / "worst").glob("[0-9][0-9]_*.png")):
@@ -69,7 +77,7 @@ def _evaluate(case: Case, segmenter: Any, config: EvaluateConfig, target: Classe
     try:
         truth = class_indices(load_case(case)[1], target.names, target.ignore, f"case {case.id}")
         opened = open_image(case.image)
-        answer = segmenter.segment(opened, config)
+        answer = found.cost.segment(segmenter, opened, config)
         counts = confusion(truth, answer.labels, len(target.names))
     except MasklineError as error:
         remove(path)
@@ -97,8 +105,9 @@ def publish_classes(run: Run, out: Path, scores: Mapping[str, Any]) -> None:
     for name, part in scores["classes"].items():
         numbers |= {f"{kind}/{name}": part[kind] for kind in ("dice", "iou") if part[kind] is not None}
     run.set_tags({"maskline.model_digest": scores["model_digest"]})
-    run.log_metrics({**numbers, "images": float(scores["images"]), "failed": float(scores["failed"])})
-    for file in (JSON, CSV, PICTURE, "scores.txt"):
+    numbers |= cost_numbers(scores) | {"images": float(scores["images"]), "failed": float(scores["failed"])}
+    run.log_metrics(numbers)
+    for file in (JSON, CSV, COUNTS, PICTURE, "scores.txt"):
         run.log_file(out / file)
     run.log_file(out / "worst", "worst")
 

@@ -18,7 +18,9 @@ from pipeline.results.names import label_suffix
 from pipeline.results.run import Run
 from pipeline.runs.evaluate_classes import evaluate_classes, publish_classes
 from pipeline.runs.find_model import find_any_model
+from pipeline.runs.measure_cost import Cost, cost_numbers
 from pipeline.runs.score_labels import Truth, failed_case, read_truth, score_folder
+from pipeline.scoring.counts import COUNTS
 from pipeline.scoring.metrics import match
 from pipeline.scoring.present import CSV, JSON, score_table, write_scores
 from pipeline.scoring.summary import NAMES, CaseScore, summarise
@@ -38,8 +40,9 @@ def evaluate_model(config: EvaluateConfig, watch: Watch = unwatched) -> dict[str
     Those of a model of classes are `summarise_classes`'; see `evaluate_classes`.
 
     `config.out` then holds `labels/` (what was predicted, so that `score_folder` gives the same numbers),
-    `scores.json`, `scores.csv`, `scores.txt` and `worst/` (image, truth and prediction of the images with the lowest
-    scores). An image that cannot be read or segmented is left out of the numbers and named in `errors`.
+    `scores.json` (with parameters, speed and memory as `cost`), `scores.csv`, `counts.json`, `scores.txt` and `worst/`
+    (image, truth and prediction of the images with the lowest scores). An image that cannot be read or segmented is
+    left out of the numbers and named in `errors`.
 
     Raises
     ------
@@ -58,7 +61,7 @@ def evaluate_model(config: EvaluateConfig, watch: Watch = unwatched) -> dict[str
         wanted = "one at least"
         raise InputError(str(config.data), f"no labelled image in split {config.split}", wanted, "choose another split")
     with _tracked(config, manifest) as run:
-        start = time.perf_counter()
+        start, cost = time.perf_counter(), Cost()
         segmenter = _load(config)
         about = {
             "model": config.model,
@@ -68,16 +71,16 @@ def evaluate_model(config: EvaluateConfig, watch: Watch = unwatched) -> dict[str
             "split": config.split,
         }
         if getattr(segmenter, "classes", ()):
-            scores = evaluate_classes(cases, segmenter, config, about, watch)
+            scores = evaluate_classes(cases, segmenter, config, about, cost, watch)
             if run is not None:
                 publish_classes(run, config.out, scores)
             return scores
-        scored = Scored()
+        scored = Scored(cost)
         for number, case in enumerate(cases, start=1):
             evaluate_case(case, segmenter, config, config.out, scored)
             watch(Event("evaluate", number, len(cases), scored.fields))
         scores = summarise(scored.per_image, config.bootstrap) | about
-        scores["seconds"] = round(time.perf_counter() - start, 2)
+        scores |= {"cost": cost.record(segmenter, config.device), "seconds": round(time.perf_counter() - start, 2)}
         write_evaluation(config.out, scores, scored)
         if run is not None:
             publish_evaluation(run, config.out, scores)
@@ -97,8 +100,9 @@ class _Bad:
 
 @dataclass
 class Scored:
-    """Every image's counts, and the few images to show."""
+    """Every image's counts, what they took, and the few images to show."""
 
+    cost: Cost = field(default_factory=Cost)
     per_image: list[CaseScore] = field(default_factory=list)
     worst: list[_Bad] = field(default_factory=list)
 
@@ -142,7 +146,7 @@ def evaluate_case(case: Case, segmenter: "Segmenter", options: ImageOptions, out
     try:
         truth: Truth = read_truth(case)
         opened = _open(case, options)
-        answer = segmenter.segment(opened, options)
+        answer = scored.cost.segment(segmenter, opened, options)
         counts = match(truth.labels, answer.labels)
     except MasklineError as error:
         remove(path)
@@ -155,7 +159,7 @@ def evaluate_case(case: Case, segmenter: "Segmenter", options: ImageOptions, out
 
 
 def write_evaluation(out: Path, scores: Mapping[str, Any], scored: Scored) -> None:
-    """`scores.json`, `scores.csv`, `scores.txt` and `worst/` of an evaluation, below its folder."""
+    """`scores.json`, `scores.csv`, `counts.json`, `scores.txt` and `worst/` of an evaluation, below its folder."""
     from pipeline.results.pictures import png, training_sample
 
     write_scores(out, scores, scored.per_image)
@@ -185,10 +189,11 @@ def _tracked(config: EvaluateConfig, manifest: Manifest) -> Iterator[Run | None]
 def publish_evaluation(run: Run, out: Path, scores: Mapping[str, Any]) -> None:
     """The numbers overall and by modality, and the files that people look at."""
     run.set_tags({"maskline.model_digest": scores["model_digest"]})
-    run.log_metrics(_numbers(scores) | {"seconds": scores["seconds"], "failed": scores["failed"]})
+    numbers = _numbers(scores) | cost_numbers(scores)
+    run.log_metrics(numbers | {"seconds": scores["seconds"], "failed": scores["failed"]})
     for modality, part in scores["by_modality"].items():
         run.log_metrics({f"{modality}/{name}": value for name, value in _numbers(part, intervals=False).items()})
-    for name in (JSON, CSV, "scores.txt"):
+    for name in (JSON, CSV, COUNTS, "scores.txt"):
         run.log_file(out / name)
     run.log_file(out / "worst", "worst")
 

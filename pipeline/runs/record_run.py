@@ -86,10 +86,11 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _hardware() -> dict[str, Any]:
+def hardware() -> dict[str, Any]:
+    """What this machine is, as far as it matters to speed."""
     import psutil
 
-    hardware: dict[str, Any] = {
+    found: dict[str, Any] = {
         "machine": platform.machine(),
         "system": f"{platform.system()} {platform.release()}",
         "cpus": os.cpu_count(),
@@ -97,8 +98,8 @@ def _hardware() -> dict[str, Any]:
     }
     torch = sys.modules.get("torch")  # not loaded only to say so
     if torch is not None and torch.cuda.is_available():
-        hardware["gpu"] = torch.cuda.get_device_name()
-    return hardware
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
 
 
 def digest_data(rows: tuple[Mapping[str, Any], ...]) -> str:
@@ -147,7 +148,7 @@ def describe_run(
         },
         "seeds": {},  # nothing is drawn when segmenting
         "versions": _versions(),
-        "hardware": _hardware(),
+        "hardware": hardware(),
         "mlflow": {"run_id": run.id, "url": run.url} if run is not None else {},
     }
 

@@ -130,6 +130,17 @@ def _draw(cases: Sequence[ClassCase], bootstrap: int, seed: int) -> Floats | Non
     return drawn[:, units].astype(np.float64)
 
 
+def resample(cases: Sequence[ClassCase], bootstrap: int, seed: int = 0) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """The scores `NAMES`, `(1,)`, and the same of each resample, `(bootstrap,)`; no resamples of one group alone.
+
+    The draws depend on the order and the groups of the images alone, so that those of two systems go together.
+    """
+    stack, often = np.stack([one.counts for one in cases]), _draw(cases, bootstrap, seed)
+    whole = _ratios(stack, np.ones((1, len(cases))))
+    drawn = {} if often is None else _ratios(stack, often)
+    return {name: whole[name] for name in NAMES}, {name: drawn[name] for name in NAMES if drawn}
+
+
 def _number(value: float) -> float | None:
     return round(float(value), 6) if np.isfinite(value) else None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.files import atomic_write
+from pipeline.scoring.counts import write_counts
 from pipeline.scoring.present_classes import class_table
 from pipeline.scoring.summary import CaseScore
 
@@ -90,7 +91,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def write_scores(folder: Path, scores: Mapping[str, Any], per_image: Sequence[CaseScore]) -> None:
-    """Write `scores.json` and `scores.csv` (worst image first, those in error before all), each whole or not at all.
+    """Write `scores.json`, `scores.csv` (worst image first, those in error before all) and `counts.json`, each whole.
 
     Raises OutputError where the folder cannot be written.
     """
@@ -101,3 +102,4 @@ def write_scores(folder: Path, scores: Mapping[str, Any], per_image: Sequence[Ca
     writer.writeheader()
     writer.writerows(one.row for one in order)
     atomic_write(folder / CSV, text.getvalue().encode())
+    write_counts(folder, per_image)

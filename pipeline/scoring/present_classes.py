@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.files import atomic_write
 from pipeline.scoring.class_metrics import ClassCase, accuracy, dice, iou, mean
+from pipeline.scoring.counts import write_counts
 
 JSON, CSV, PICTURE = "scores.json", "scores.csv", "confusion.png"
 MOST_TOLD = 5
@@ -60,7 +61,7 @@ def _row(one: ClassCase, names: Sequence[str]) -> dict[str, str]:
 
 
 def write_class_scores(folder: Path, scores: Mapping[str, Any], cases: Sequence[ClassCase]) -> None:
-    """Write `scores.json`, `scores.csv` (worst image first, those in error before all) and `confusion.png`.
+    """Write `scores.json`, `scores.csv` (worst image first, those in error before all), `counts.json`, `confusion.png`.
 
     Each whole or not at all; raises OutputError where the folder cannot be written.
     """
@@ -72,6 +73,7 @@ def write_class_scores(folder: Path, scores: Mapping[str, Any], cases: Sequence[
     writer.writeheader()
     writer.writerows(rows)
     atomic_write(folder / CSV, text.getvalue().encode())
+    write_counts(folder, cases, scores["names"])
     atomic_write(folder / PICTURE, confusion_picture(np.asarray(scores["confusion"]), scores["names"]))
 
 

@@ -211,6 +211,16 @@ def _draw(units: NDArray[np.int64], bootstrap: int, seed: int) -> Floats:
     return drawn[:, units].astype(np.float64)
 
 
+def resample(scored: Sequence[CaseScore], bootstrap: int, seed: int = 0) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """Every score, `(1,)`, and the same of each resample, `(bootstrap,)`; no resamples of one group alone.
+
+    The draws depend on the order and the groups of the images alone, so that those of two systems go together.
+    """
+    table, units = _Table.of(scored), _units(scored)[0]
+    drawn = _ratios(table, _draw(units, bootstrap, seed)) if bootstrap and units.max() else {}
+    return _ratios(table, np.ones((1, len(scored)))), drawn
+
+
 def _ratios(table: _Table, weights: Floats) -> dict[str, Floats]:
     means = weights @ table.means / weights.sum(axis=1, keepdims=True)
     return _pooled(weights @ table.counts) | {name: means[:, i] for i, name in enumerate(_MEANS)}

@@ -44,6 +44,13 @@ def test_what_was_done_before_does_not_count_for_the_rate(clock):
     assert time_left(event, stage, 110.0) == 40.0
 
 
+def test_an_unknown_total_is_not_shown(clock):
+    """A server that does not say how long a file is."""
+    stream = io.StringIO()
+    LiveProgress(stream)(Event("fetch", 3, 0, {"file": "a.zip"}))
+    assert stream.getvalue() == "fetch 3 · file a.zip\n"
+
+
 def test_slow_rates_are_said_by_the_minute():
     """Less than one in ten seconds is nothing a person reads as a rate."""
     assert describe(Event("segment", 2, 30), Stage("segment", 0, began=0.0), 60.0) == "2 images/min"

@@ -64,6 +64,18 @@ def start_python(code: str) -> subprocess.Popen[str]:
     )
 
 
+def test_a_file_that_a_run_keeps_is_given_back(home, tmp_path):
+    """Into a folder; a run or a file that is not there is said."""
+    tracking = open_tracking("evaluation")
+    with tracking.start("one", {}) as run:
+        run.log_text("kept", "counts.json")
+    tracking.fetch_artifact(run.id, "counts.json", tmp_path)
+    assert (tmp_path / "counts.json").read_text() == "kept"
+    for run_id, name in ((run.id, "other.json"), ("0" * 32, "counts.json")):
+        with pytest.raises(TrackingError):
+            tracking.fetch_artifact(run_id, name, tmp_path)
+
+
 def test_run_is_kept_with_all_it_said(home, tmp_path):
     """A run's settings, numbers, texts, pictures and files are found in the store under the home folder."""
     tracking = open_tracking("segment")

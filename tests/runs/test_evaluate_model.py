@@ -6,12 +6,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from threshold_segmenter import ThresholdSegmenter
 
 from pipeline.config import EvaluateConfig
 from pipeline.data.manifest import read_manifest, write_manifest
 from pipeline.errors import InputError, ModelError, OutputError
 from pipeline.runs import evaluate_model as module
+from pipeline.runs.compare_runs import compare_runs
 from pipeline.runs.evaluate_model import evaluate_model, score_folder
 from pipeline.scoring.summary import NAMES
 from pipeline.types import Case
@@ -20,7 +22,7 @@ from pipeline.types import Case
 class Knows(ThresholdSegmenter):
     """The stand-in, with the digest of the model that it is not."""
 
-    model = SimpleNamespace(digest="0123abcd")
+    model = SimpleNamespace(digest="0123abcd", network=torch.nn.Linear(3, 2))
 
 
 @pytest.fixture
@@ -159,7 +161,7 @@ def test_the_run_is_tracked(data, segmenter, monkeypatch):
     assert told.metrics["ap50"] == told.metrics["fluorescence/ap50"] == scores["ap50"]
     assert told.metrics["map_low"] == scores["map_low"]
     assert all(isinstance(value, int | float) for value in told.metrics.values())
-    assert told.files == ["scores.json", "scores.csv", "scores.txt", "worst"]
+    assert told.files == ["scores.json", "scores.csv", "counts.json", "scores.txt", "worst"]
 
 
 def test_a_results_folder_is_not_written_into(data, segmenter):
@@ -211,3 +213,10 @@ def test_a_real_network_goes_the_whole_way(data, tmp_path):
     assert (scores["images"], scores["failed"]) == (4, 0)
     again = score_folder(tmp_path / "out", data, split="test", bootstrap=10)
     assert {name: again[name] for name in NAMES} == {name: scores[name] for name in NAMES}
+    cost = scores["cost"]
+    assert cost["parameters"] == unet.count_parameters(network) and cost["device"] in ("cpu", "cuda", "mps")
+    assert cost["timed_images"] == 3 and cost["megapixels_per_second"] > 0
+    score_folder(tmp_path / "out", data, split="test", out=tmp_path / "scored", bootstrap=10)
+    compared = compare_runs([str(tmp_path / "out"), str(tmp_path / "scored")], bootstrap=10, track=False)
+    assert compared.systems[0].scores["ap50"].own.value == scores["ap50"]
+    assert compared.systems[1].scores["ap50"].difference.value == 0

@@ -202,9 +202,9 @@ def test_progress_is_told(truth, predicted):
 
 
 def test_files_written_are_the_numbers_returned(truth, predicted, tmp_path):
-    """`out` keeps both tables."""
+    """`out` keeps both tables, and the counts that others are compared by."""
     score_folder(predicted, truth, out=tmp_path / "scored", bootstrap=10)
-    assert sorted(path.name for path in (tmp_path / "scored").iterdir()) == ["scores.csv", "scores.json"]
+    assert sorted(path.name for path in (tmp_path / "scored").iterdir()) == ["counts.json", "scores.csv", "scores.json"]
 
 
 def test_nothing_to_score_is_said_with_what_was_wanted(truth, predicted, tmp_path):
