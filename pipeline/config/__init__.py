@@ -1,6 +1,13 @@
 """Every job's configuration: frozen, nothing unknown allowed, a choice is a tagged union (`kind:`)."""
 
-from pipeline.config.classes import ClassesTarget, PatchSampling, SpacingSize, VolumeAugmentation, ZScore
+from pipeline.config.classes import (
+    ClassesTarget,
+    PatchSampling,
+    SceneAugmentation,
+    SpacingSize,
+    VolumeAugmentation,
+    ZScore,
+)
 from pipeline.config.jobs import EvaluateConfig, ImageOptions, IngestConfig, SegmentConfig
 from pipeline.config.losses import (
     BCE,
@@ -73,6 +80,7 @@ from pipeline.config.training import (
     TrainConfig,
     WholeSampling,
     exclusive,
+    masks_of,
 )
 
 __all__ = [
@@ -124,6 +132,7 @@ __all__ = [
     "PrepareConfig",
     "RMSprop",
     "ResidualUNet",
+    "SceneAugmentation",
     "ScheduleConfig",
     "SegResNet",
     "SegmentConfig",
@@ -150,6 +159,7 @@ __all__ = [
     "build_config",
     "exclusive",
     "load_config",
+    "masks_of",
     "read_tree",
     "single_network",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import ClassesTarget, EvaluateConfig
-from pipeline.data.classes import class_indices, read_class_map
+from pipeline.data.classes import class_indices, class_map, read_class_map
 from pipeline.data.files import atomic_write
 from pipeline.data.images import open_image
 from pipeline.data.ingest import load_case
@@ -67,7 +67,7 @@ def _evaluate(case: Case, segmenter: Any, config: EvaluateConfig, target: Classe
 
     path = config.out / "labels" / f"{case.id}{label_suffix(case.relative)}"
     try:
-        truth = class_indices(load_case(case)[1], target.names, target.ignore, f"case {case.id}")
+        truth = class_map(load_case(case)[1], case.mask_kind, target, f"case {case.id}")
         answer = segmenter.segment(open_image(case.image), config)
         counts = confusion(truth, answer.labels, len(target.names))
     except MasklineError as error:
