@@ -7,6 +7,7 @@ from pipeline.config.classes import (
     SpacingSize,
     VolumeAugmentation,
     ZScore,
+    colours_of,
 )
 from pipeline.config.jobs import EvaluateConfig, ImageOptions, IngestConfig, SegmentConfig
 from pipeline.config.losses import (
@@ -157,6 +158,7 @@ __all__ = [
     "WholeSampling",
     "ZScore",
     "build_config",
+    "colours_of",
     "exclusive",
     "load_config",
     "masks_of",

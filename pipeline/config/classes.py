@@ -1,5 +1,6 @@
 """What a training of class labels, and of volumes, is told beyond what instances in images need."""
 
+import colorsys
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -67,6 +68,19 @@ class ClassesTarget(Strict):
         if len(set(numbers)) < len(numbers) or self.ignore in numbers:
             raise ValueError(f"merge: {numbers}: each number is of one class, and {self.ignore} is ignored")
         return self
+
+
+def colours_of(target: ClassesTarget) -> tuple[Colour, ...]:
+    """The palette of the target, or else hues spread evenly, background black.
+
+    >>> colours_of(ClassesTarget(names=("none", "a", "b")))
+    ((0, 0, 0), (255, 76, 76), (76, 255, 255))
+    """
+    if target.palette:
+        return target.palette
+    many = len(target.names) - 1
+    hues = [colorsys.hsv_to_rgb(index / many, 0.7, 1.0) for index in range(many)]
+    return ((0, 0, 0), *((int(255 * r), int(255 * g), int(255 * b)) for r, g, b in hues))
 
 
 class ZScore(Strict):

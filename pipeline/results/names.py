@@ -8,14 +8,19 @@ from pipeline.data.images import split_suffix
 from pipeline.types import Case
 
 _VOLUMES = (".nii", ".nii.gz")
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
-def label_suffix(path: str) -> str:
-    """What a label file of this input ends in: NIfTI gives NIfTI, everything else TIFF.
+def label_suffix(path: str, classes: bool = False) -> str:
+    """What a label file of this input ends in: NIfTI gives NIfTI, everything else TIFF, class maps of pictures PNG.
 
     >>> label_suffix("a/b.png"), label_suffix("c.nii"), label_suffix("d.NII.GZ")
     ('.tif', '.nii.gz', '.nii.gz')
+    >>> label_suffix("a/b.JPG", classes=True), label_suffix("c.nii", classes=True)
+    ('.png', '.nii.gz')
     """
+    if classes and split_suffix(PurePosixPath(path).name)[1].lower() in _PICTURES:
+        return ".png"
     return ".nii.gz" if split_suffix(PurePosixPath(path).name)[1].lower() in _VOLUMES else ".tif"
 
 

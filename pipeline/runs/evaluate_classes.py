@@ -14,6 +14,7 @@ from pipeline.data.files import atomic_write
 from pipeline.data.images import open_image
 from pipeline.data.ingest import load_case
 from pipeline.data.labels import write_labels
+from pipeline.data.palettes import write_class_png
 from pipeline.errors import InputError, MaskError, MasklineError
 from pipeline.results.names import label_suffix
 from pipeline.results.run import Run
@@ -65,7 +66,7 @@ def _evaluate(case: Case, segmenter: Any, config: EvaluateConfig, target: Classe
     from pipeline.results.class_pictures import class_sample
     from pipeline.results.pictures import png
 
-    path = config.out / "labels" / f"{case.id}{label_suffix(case.relative)}"
+    path = config.out / "labels" / f"{case.id}{label_suffix(case.relative, classes=True)}"
     try:
         truth = class_map(load_case(case)[1], case.mask_kind, target, f"case {case.id}")
         answer = segmenter.segment(open_image(case.image), config)
@@ -74,7 +75,10 @@ def _evaluate(case: Case, segmenter: Any, config: EvaluateConfig, target: Classe
         path.unlink(missing_ok=True)
         found.cases.append(_failed(case, error, len(target.names)))
         return
-    write_labels(path, answer.labels, answer.image.geometry, case.image)
+    if path.suffix == ".png":
+        write_class_png(path, answer.labels, answer.classes, answer.colours)
+    else:
+        write_labels(path, answer.labels, answer.image.geometry, case.image)
     picture = png(class_sample(answer.image, truth.astype(np.uint32), answer.labels, target))
     found.show(ClassCase(case.id, counts, case.group), picture)
 

@@ -30,6 +30,7 @@ def score_folder(
     split: str = "all",
     bootstrap: int = 1000,
     masks: Literal["instances", "classes"] = "instances",
+    ignore: int = 255,
     watch: Watch = unwatched,
 ) -> dict[str, Any]:
     """Score the label files below `predicted` against a manifest, a labelled folder or a folder of label images.
@@ -42,6 +43,7 @@ def score_folder(
     truth : Path
         Its `unlabelled` cases are passed over. `split` chooses a part of a manifest.
     masks : what the numbers of a folder's label images are; a manifest says it itself.
+    ignore : pixels of the truth with this class number do not count.
     out : Path, optional
         Where to write `scores.json` and `scores.csv`.
 
@@ -66,7 +68,7 @@ def score_folder(
         came = f"{sum(map(len, files.values()))} files, of no case of {truth}"
         raise InputError(str(predicted), came, f"label files such as {example}", "check both folders, and the names")
     if any(case.mask_kind == "classes" for case in cases):
-        return score_class_maps(cases, claimed, out=out, bootstrap=bootstrap, watch=watch)
+        return score_class_maps(cases, claimed, ignore=ignore, out=out, bootstrap=bootstrap, watch=watch)
     per_image = []
     for number, case in enumerate(cases, start=1):
         per_image.append(_score(case, claimed[case.relative]))
