@@ -270,7 +270,7 @@ def write_report(
     first: dict[str, Any] = {
         "failed": failed[:ROWS],
         "groups": group_summaries(cards)[:ROWS],
-        "plots": _plots(cards, objects),
+        "plots": [] if run.get("classes") else _plots(cards, objects),
         "rows": (failed + shown)[:ROWS],
         "rows_left_out": max(0, len(cards) - ROWS),
         "facts": _facts(run),

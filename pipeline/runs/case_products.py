@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.runs.segment_case import Answer
 
 PICTURES = f"{STATE}/pictures"
+_OF_OBJECTS = ("area", "density", "touching", "median_area", "contrast", "saturated")
 
 
 def label_paths(case: Case, geojson: bool, classes: bool = False) -> tuple[str, ...]:
@@ -31,7 +32,8 @@ def picture_path(stem: str) -> str:
 
 def describe_small(answer: "Answer", objects: "pd.DataFrame") -> dict[str, Any]:
     """The columns of images.csv: `area` is the mean object's in px² (px³ of volumes), `density` objects per megapixel,
-    `intensity` the mean over objects and channels in the file's own values.
+    `intensity` the mean over objects and channels in the file's own values. Classes have a row each, there or not, and
+    nothing that is of objects alone.
     """
     import numpy as np
 
@@ -55,6 +57,8 @@ def describe_small(answer: "Answer", objects: "pd.DataFrame") -> dict[str, Any]:
         "confidence": answer.confidence.image if answer.confidence else None,
         **{f"model_{name}": value for name, value in answer.statistics.items()},
     }
+    if getattr(answer, "classes", ()):
+        row = {name: value for name, value in row.items() if name not in _OF_OBJECTS}
     return {name: plain(value) for name, value in row.items()}
 
 
