@@ -87,6 +87,13 @@ Examples:
     show_default=True,
     help="What the numbers of a folder's label images are; a manifest says it.",
 )
+@click.option(
+    "--ignore",
+    type=click.IntRange(0, 255),
+    default=255,
+    show_default=True,
+    help="The class number that does not count.",
+)
 @click.option("--out", type=NEW, help="Where scores.json and scores.csv go, if anywhere.")
 @click.option(
     "--bootstrap", type=click.IntRange(1), default=1000, help="Resamplings for the intervals.  [default: 1000]"

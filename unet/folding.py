@@ -14,6 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
+_UNTRACEABLE = (fx.proxy.TraceError, TypeError, ValueError, NameError)  # numpy on shapes, modules made while running
 
 
 class FusedConvolution(nn.Module):
@@ -101,7 +102,7 @@ def fold(network: nn.Module, *, fuse: bool) -> nn.Module:
     own = copy.deepcopy(network).eval()
     try:
         graph = fx.symbolic_trace(own)
-    except (fx.proxy.TraceError, TypeError):
+    except _UNTRACEABLE:
         return own
     _fold_norms(graph)
     if fuse and can_fuse():

@@ -44,8 +44,9 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The block's answer, and what its first convolution gave: the expansion."""
-        expanded = self.conv[0](x)
-        y = self.conv[1:](expanded)
+        y = expanded = self.conv[0](x)
+        for layer in list(self.conv)[1:]:
+            y = layer(y)
         return (x + y if self.residual else y), expanded
 
 

@@ -84,7 +84,8 @@ class VGG19UNet(nn.Module):
         """Features at strides 1, 2, 4, 8 and 16."""
         x, found = self.normalise(image), []
         for start, stop in pairwise(_CUTS):
-            x = self.features[start:stop](x)
+            for layer in list(self.features)[start:stop]:
+                x = layer(x)
             found.append(x)
         return found
 

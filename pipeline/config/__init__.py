@@ -1,6 +1,14 @@
 """Every job's configuration: frozen, nothing unknown allowed, a choice is a tagged union (`kind:`)."""
 
-from pipeline.config.classes import ClassesTarget, PatchSampling, SpacingSize, VolumeAugmentation, ZScore
+from pipeline.config.classes import (
+    ClassesTarget,
+    PatchSampling,
+    SceneAugmentation,
+    SpacingSize,
+    VolumeAugmentation,
+    ZScore,
+    colours_of,
+)
 from pipeline.config.jobs import EvaluateConfig, ImageOptions, IngestConfig, SegmentConfig
 from pipeline.config.losses import (
     BCE,
@@ -73,6 +81,7 @@ from pipeline.config.training import (
     TrainConfig,
     WholeSampling,
     exclusive,
+    masks_of,
 )
 
 __all__ = [
@@ -124,6 +133,7 @@ __all__ = [
     "PrepareConfig",
     "RMSprop",
     "ResidualUNet",
+    "SceneAugmentation",
     "ScheduleConfig",
     "SegResNet",
     "SegmentConfig",
@@ -148,8 +158,10 @@ __all__ = [
     "WholeSampling",
     "ZScore",
     "build_config",
+    "colours_of",
     "exclusive",
     "load_config",
+    "masks_of",
     "read_tree",
     "single_network",
 ]

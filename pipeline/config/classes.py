@@ -1,5 +1,6 @@
 """What a training of class labels, and of volumes, is told beyond what instances in images need."""
 
+import colorsys
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -22,13 +23,25 @@ class ClassesTarget(Strict):
     """Classes that exclude each other, of which every pixel is one: a softmax head, the largest wins.
 
     `names[i]` is what the value `i` of a label image means; 0 is the background. Pixels of the value `ignore` count
-    neither in training nor in scores. `palette` has a colour for each class, for pictures.
+    neither in training nor in scores. `palette` has a colour for each class, for pictures and label PNGs.
+
+    `merge` says of which numbers in the files each class is made, `{road: [3, 4]}`; all others are the first class.
+    `trimap` makes the classes of objects: background, inside, and border, the outermost `trimap` px of each object.
+    `head: sigmoid` is one channel for two classes, trained by BCE and the like.
     """
 
     kind: Literal["classes"] = "classes"
     names: Annotated[tuple[str, ...], Field(min_length=2, max_length=255)]
     ignore: Annotated[int, Field(ge=0, le=255)] = 255
     palette: tuple[Colour, ...] = ()
+    merge: dict[str, tuple[Annotated[int, Field(ge=0)], ...]] = Field(default_factory=dict)
+    trimap: PositiveInt | None = None  # px
+    head: Literal["softmax", "sigmoid"] = "softmax"
+
+    @property
+    def masks(self) -> Literal["instances", "classes"]:
+        """What label images have to number for this target."""
+        return "classes" if self.trimap is None else "instances"
 
     @model_validator(mode="after")
     def _names_fit(self) -> "ClassesTarget":
@@ -38,7 +51,36 @@ class ClassesTarget(Strict):
             raise ValueError(f"ignore: {self.ignore} is the class {self.names[self.ignore]}")
         if self.palette and len(self.palette) != len(self.names):
             raise ValueError(f"palette: {len(self.palette)} colours for {len(self.names)} classes")
+        if self.head == "sigmoid" and len(self.names) != 2:
+            raise ValueError(f"head: sigmoid is for two classes, not {len(self.names)}")
         return self
+
+    @model_validator(mode="after")
+    def _classes_can_be_made(self) -> "ClassesTarget":
+        if self.trimap is not None and (self.merge or len(self.names) != 3):
+            raise ValueError("trimap: takes three names (background, inside, border) and no merge")
+        if self.merge and set(self.merge) != set(self.names[1:]):
+            wanted = ", ".join(self.names[1:])
+            raise ValueError(
+                f"merge: every class but the first is made of numbers: {wanted}, not {', '.join(self.merge)}"
+            )
+        numbers = [number for made_of in self.merge.values() for number in made_of]
+        if len(set(numbers)) < len(numbers) or self.ignore in numbers:
+            raise ValueError(f"merge: {numbers}: each number is of one class, and {self.ignore} is ignored")
+        return self
+
+
+def colours_of(target: ClassesTarget) -> tuple[Colour, ...]:
+    """The palette of the target, or else hues spread evenly, background black.
+
+    >>> colours_of(ClassesTarget(names=("none", "a", "b")))
+    ((0, 0, 0), (255, 76, 76), (76, 255, 255))
+    """
+    if target.palette:
+        return target.palette
+    many = len(target.names) - 1
+    hues = [colorsys.hsv_to_rgb(index / many, 0.7, 1.0) for index in range(many)]
+    return ((0, 0, 0), *((int(255 * r), int(255 * g), int(255 * b)) for r, g, b in hues))
 
 
 class ZScore(Strict):
@@ -62,6 +104,17 @@ class PatchSampling(Strict):
     size: Sides = (32, 48, 32)
     per_epoch: PositiveInt = 64
     foreground: Fraction = 0.67
+
+
+class SceneAugmentation(Strict):
+    """Of whole images: mirrored top to bottom and left to right with these probabilities, brighter or darker by up to
+    `brightness` of the full range, of a contrast up to `contrast` higher or lower.
+    """
+
+    kind: Literal["scene"] = "scene"
+    flip: tuple[Fraction, Fraction] = (0.0, 0.5)
+    brightness: Fraction = 0.2
+    contrast: Fraction = 0.2
 
 
 class VolumeAugmentation(Strict):
@@ -94,6 +147,8 @@ def check_dimensions(config: "TrainConfig") -> None:
         raise ValueError(f"sampling: {config.sampling.kind} is not for {what}, as the network's dimensions say")
     if config.augmentation.kind != "none" and (config.augmentation.kind == "volume") != volumes:
         raise ValueError(f"augmentation: {config.augmentation.kind} is not for {what}")
+    if config.augmentation.kind == "scene" and config.sampling.kind != "whole":
+        raise ValueError(f"augmentation: scene is for sampling whole, not {config.sampling.kind}")
     if config.prepare.size.kind != "native" and (config.prepare.size.kind == "spacing") != volumes:
         raise ValueError(f"prepare.size: {config.prepare.size.kind} is not for {what}")
     if config.prepare.normalise.kind == "zscore" and not volumes:

@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from pipeline.config.classes import (
     ClassesTarget,
     PatchSampling,
+    SceneAugmentation,
     SpacingSize,
     VolumeAugmentation,
     ZScore,
@@ -86,7 +87,12 @@ def exclusive(target: "Target") -> bool:
     >>> exclusive(ThreeClassTarget()), exclusive(MaskTarget())
     (True, False)
     """
-    return isinstance(target, ThreeClassTarget | ClassesTarget)
+    return isinstance(target, ThreeClassTarget) or (isinstance(target, ClassesTarget) and target.head == "softmax")
+
+
+def masks_of(target: "Target") -> Literal["instances", "classes"]:
+    """What label images have to number: `classes` for targets of classes but those that are made of objects."""
+    return target.masks if isinstance(target, ClassesTarget) else "instances"
 
 
 def head_channels(target: "Target") -> int:
@@ -96,7 +102,7 @@ def head_channels(target: "Target") -> int:
     [1, 3, 3]
     """
     if isinstance(target, ClassesTarget):
-        return len(target.names)
+        return len(target.names) if target.head == "softmax" else 1
     return 1 if isinstance(target, MaskTarget) else 3
 
 
@@ -186,9 +192,9 @@ class TrainConfig(Strict):
     freeze: tuple[str, ...] = ()  # patterns of parameters' names that stay as they begin
     phases: tuple[Phase, ...] = ()  # in place of epochs, optimiser.lr and the patience of stopping
     sampling: Annotated[CropSampling | WholeSampling | PatchSampling, Field(discriminator="kind")] = CropSampling()
-    augmentation: Annotated[NucleiAugmentation | NoAugmentation | VolumeAugmentation, Field(discriminator="kind")] = (
-        NucleiAugmentation()
-    )
+    augmentation: Annotated[
+        NucleiAugmentation | NoAugmentation | SceneAugmentation | VolumeAugmentation, Field(discriminator="kind")
+    ] = NucleiAugmentation()
     validation: Annotated[ManifestValidation | LastFraction, Field(discriminator="kind")] = ManifestValidation()
     stopping: EarlyStopping = EarlyStopping()
     batch_size: PositiveInt = 8

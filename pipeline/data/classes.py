@@ -1,13 +1,16 @@
 """Label images whose numbers are classes: read as they stand, never told apart into objects.
 
-Grey values are class numbers; of a palette PNG its indices are, whatever the colours.
+Grey values are class numbers; of a palette PNG its indices are, whatever the colours. What a target makes of them, or
+of objects, is `class_map`.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
+from pipeline.config import ClassesTarget
 from pipeline.data.images import open_image
 from pipeline.data.labels import read_labels
 from pipeline.errors import ImageError, MaskError
@@ -56,3 +59,48 @@ def class_indices(labels: Labels, names: Sequence[str], ignore: int, where: str)
     indices = labels.astype(np.uint8)
     indices[labels == ignore] = IGNORED
     return indices
+
+
+def merged(labels: Labels, target: ClassesTarget) -> Labels:
+    """The numbers of a label image as classes of `target.merge`, `target.ignore` as it is, all others 0.
+
+    >>> road = ClassesTarget(names=("other", "road"), merge={"road": (3, 4)}, ignore=11)
+    >>> merged(np.array([[0, 3, 4, 5, 11]], np.uint32), road).tolist()
+    [[0, 1, 1, 0, 11]]
+    """
+    classes = np.where(labels == target.ignore, labels, 0).astype(np.uint32)
+    for index, name in enumerate(target.names[1:], start=1):
+        classes[np.isin(labels, target.merge[name])] = index
+    return classes
+
+
+def trimap(labels: Labels, width: int) -> Labels:
+    """Objects `((Z,) Y, X)` as 0 background, 1 inside, 2 border: what lies within `width` px of anything else.
+
+    All of the border is inside its object, so that `trimap(labels, width) > 0` is the mask, and touching objects are
+    parted. The image's edge is no border.
+
+    >>> trimap(np.array([[0, 5, 5, 5, 5, 5, 7, 7]], np.uint32), 1).tolist()
+    [[0, 2, 1, 1, 1, 2, 2, 1]]
+    """
+    reach = np.indices((2 * width + 1,) * labels.ndim) - width
+    near = (reach**2).sum(axis=0) <= width**2
+    least = ndimage.minimum_filter(labels, footprint=near, mode="nearest")
+    most = ndimage.maximum_filter(labels, footprint=near, mode="nearest")
+    return np.where(labels == 0, 0, np.where(least == most, 1, 2)).astype(np.uint32)
+
+
+def class_map(labels: Labels, kind: str, target: ClassesTarget, where: str) -> np.ndarray:
+    """What `target` makes of a case's labels of `mask_kind` `kind`: class numbers `((Z,) Y, X)` uint8, ignored 255.
+
+    Raises MaskError where the labels are of objects and the target of classes, or the other way round, and for a number
+    that is no class.
+    """
+    came = "classes" if kind == "classes" else "objects"
+    wanted = "classes" if target.masks == "classes" else "objects"
+    if kind != "none" and came != wanted:
+        hint = f"ingest the folder with --masks {target.masks}"
+        raise MaskError(where, f"label images of {came}", f"{wanted}, as the target is", hint)
+    if target.trimap is not None:
+        return trimap(labels, target.trimap).astype(np.uint8)
+    return class_indices(merged(labels, target) if target.merge else labels, target.names, target.ignore, where)

@@ -18,8 +18,9 @@ from pipeline.data import cache as kept
 from pipeline.data.audit import Audited, audit_case, content_digest, mask_values, merge_case, mixed_modes
 from pipeline.data.duplicates import Match, group
 from pipeline.data.images import open_image, split_suffix
-from pipeline.data.layouts import MASK_FOLDERS, Discovered, compile_group, discover, group_of
+from pipeline.data.layouts import Discovered, compile_group, discover, group_of
 from pipeline.data.manifest import Manifest
+from pipeline.data.pairs import is_mask_folder
 from pipeline.data.splits import name_groups, split_cases
 from pipeline.errors import LayoutError, ManifestError
 from pipeline.types import Case, Event, Finding, Image, Labels, Watch, unwatched
@@ -145,7 +146,7 @@ def _leftovers(found: Discovered) -> list[Finding]:
     findings = []
     for path in found.orphans:
         name = path.relative_to(found.root).as_posix() if path.is_relative_to(found.root) else str(path)
-        mask = any(part.lower() in MASK_FOLDERS for part in path.parent.parts)
+        mask = any(is_mask_folder(part) for part in path.parent.parts)
         code, what = (
             ("mask_without_image", "no image belongs to it")
             if mask

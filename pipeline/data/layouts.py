@@ -1,7 +1,8 @@
 """What lies in a folder: which files are images, which are their masks, and what each case is called.
 
     dsb            ID/images/* and ID/masks/* (one binary file an object); the folder above works too
-    paired         images/ beside labels/ or masks/ with the same stems, or a.geojson beside a.png
+    paired         images/ beside labels/ or masks/ with the same stems, train/ beside trainannot/ (CamVid), val/ beside
+                   val_masks/, or a.geojson beside a.png
     paired-nifti   the same in NIfTI, imagesTr/labelsTr and nnU-Net's _0000 included
     unlabelled     images in folders of any depth
 
@@ -18,16 +19,13 @@ from typing import Literal
 
 from pipeline.data.files import folder_stat
 from pipeline.data.images import WANTED, is_image_name, split_suffix
-from pipeline.data.tree import GEOJSON, Tree, counts, is_single, scan
+from pipeline.data.pairs import NIFTI, cases_beside, find_pairs, make_case, mask_names, pair_cases
+from pipeline.data.tree import Tree, counts, is_single, scan
 from pipeline.errors import ConfigError, LayoutError
 from pipeline.types import Case
 
 Layout = Literal["dsb", "paired", "paired-nifti", "unlabelled"]
 LAYOUTS: tuple[Layout, ...] = ("dsb", "paired", "paired-nifti", "unlabelled")
-IMAGE_FOLDERS = ("images", "image", "imgs", "img", "raw", "imagestr")
-MASK_FOLDERS = ("labels", "masks", "label", "mask", "annotations", "ground_truth", "gt", "labelstr", "geojson")
-_NIFTI = (".nii", ".nii.gz")
-_CHANNEL = re.compile(r"_(\d{4})$")
 
 
 @dataclass(frozen=True)
@@ -44,12 +42,6 @@ class Discovered:
 # --- Data Science Bowl ----------------------------------------------------------------------------
 
 
-def _named(names: Sequence[str], wanted: Sequence[str]) -> str | None:
-    """The first of `wanted` among `names`, whatever the case."""
-    lower = {name.lower(): name for name in names}
-    return next((lower[w] for w in wanted if w in lower), None)
-
-
 def _is_dsb_case(tree: Tree, directory: str) -> bool:
     """ID/images with an image and ID/masks of other names than the image's, or no masks but named as the ID."""
     if not directory or "images" not in tree.folders[directory]:
@@ -59,7 +51,7 @@ def _is_dsb_case(tree: Tree, directory: str) -> bool:
     if named or "masks" not in tree.folders[directory]:
         return named
     masks = {split_suffix(n)[0] for n in tree.files[f"{directory}/masks"]}
-    return not any(split_suffix(c)[0] in masks or c in masks for n in images for c in _candidates("", n, True))
+    return not any(split_suffix(c)[0] in masks or c in masks for n in images for c in mask_names("", n, True))
 
 
 def _dsb_directories(tree: Tree) -> list[str]:
@@ -95,87 +87,12 @@ def _dsb_cases(tree: Tree, directory: str, prefix: str) -> list[Case]:
 # --- paired ---------------------------------------------------------------------------------------
 
 
-def _pairs(tree: Tree) -> list[tuple[str, str]]:
-    """(images folder, masks folder) of every directory that holds both."""
-    found = []
-    for directory, folders in tree.folders.items():
-        images, masks = _named(folders, IMAGE_FOLDERS), _named(folders, MASK_FOLDERS)
-        if images and masks:
-            found.append((tree.join(directory, images), tree.join(directory, masks)))
-    return sorted(found)
-
-
-def _mask_index(tree: Tree, folder: str) -> dict[str, str]:
-    """Mask path below `folder` without its suffix -> path below the root. GeoJSON wins over a label image beside it."""
-    index: dict[str, str] = {}
-    for directory, name in tree.walk(folder):
-        stem, suffix = split_suffix(name)
-        if is_image_name(name) or suffix.lower() == GEOJSON:
-            inner = tree.join(directory.removeprefix(folder).lstrip("/"), stem)
-            if inner not in index or suffix.lower() == GEOJSON:
-                index[inner] = tree.join(directory, name)
-    return index
-
-
-def _candidates(inner: str, name: str, nifti: bool) -> list[str]:
-    """What the mask of image `name` in the sub-folder `inner` may be called, without suffix."""
-    stem = split_suffix(name)[0]
-    names = [stem, name, f"{stem}_mask", f"{stem}_label", f"{stem}_labels", f"{stem}_masks"]
-    if nifti and (channel := _CHANNEL.search(stem)):
-        names.append(stem[: channel.start()])
-    return [f"{inner}/{n}" if inner else n for n in names]
-
-
-def _pair(tree: Tree, images: str, masks: str) -> list[Case]:
-    """The cases of one images folder and its masks folder."""
-    index = _mask_index(tree, masks)
-    cases = []
-    for directory, name in tree.walk(images):
-        if not tree.is_image(directory, name):
-            continue
-        nifti = split_suffix(name)[1].lower() in _NIFTI
-        inner = directory.removeprefix(images).lstrip("/")
-        mask = next((index[c] for c in _candidates(inner, name, nifti) if c in index), None)
-        _refuse_channels(tree, directory, name, nifti)
-        cases.append(_labelled(tree, tree.join(directory, name), mask))
-    return cases
-
-
-def _labelled(tree: Tree, relative: str, mask: str | None) -> Case:
-    identity = relative if relative in tree.series else split_suffix(relative)[0]
-    if mask is None:
-        return Case(identity, tree.root / relative, relative)
-    kind: Literal["geojson", "labels"] = "geojson" if mask.lower().endswith(GEOJSON) else "labels"
-    return Case(identity, tree.root / relative, relative, (tree.root / mask,), kind)
-
-
-def _refuse_channels(tree: Tree, directory: str, name: str, nifti: bool) -> None:
-    """Raise LayoutError for nnU-Net's second channel: a case is one file."""
-    stem, suffix = split_suffix(name)
-    channel = _CHANNEL.search(stem) if nifti else None
-    if channel and channel[1] != "0000" and f"{stem[: channel.start()]}_0000{suffix}" in tree.files[directory]:
-        where = str(tree.root / directory / name)
-        raise LayoutError(where, "a second channel file", "one file a case", "stack the channels into one 4-D file")
-
-
-def _beside(tree: Tree) -> list[Case]:
-    """Images with a GeoJSON of the same stem in the same folder."""
-    cases = []
-    for directory, name in tree.walk():
-        if not tree.is_image(directory, name):
-            continue
-        names = tree.files[directory]
-        mask = next((m for m in (split_suffix(name)[0] + GEOJSON, name + GEOJSON) if m in names), None)
-        cases.append(_labelled(tree, tree.join(directory, name), tree.join(directory, mask) if mask else None))
-    return cases
-
-
 def _discover_paired(tree: Tree) -> Discovered:
-    pairs = _pairs(tree)
-    cases = [case for images, masks in pairs for case in _pair(tree, images, masks)]
+    pairs = find_pairs(tree)
+    cases = [case for images, masks in pairs for case in pair_cases(tree, images, masks)]
     if not any(case.masks for case in cases):
-        cases = _beside(tree)
-    nifti = bool(cases) and all(split_suffix(case.relative)[1].lower() in _NIFTI for case in cases)
+        cases = cases_beside(tree)
+    nifti = bool(cases) and all(split_suffix(case.relative)[1].lower() in NIFTI for case in cases)
     return Discovered("paired-nifti" if nifti else "paired", tree.root, _sorted(cases))
 
 
@@ -187,11 +104,11 @@ def _sorted(cases: Sequence[Case]) -> tuple[Case, ...]:
 
 
 def _discover_unlabelled(tree: Tree) -> Discovered:
-    masks = tuple(f"{folder}/" for _, folder in _pairs(tree))  # beside images: never images themselves
+    masks = tuple(f"{folder}/" for _, folder in find_pairs(tree))  # beside images: never images themselves
     masks += ("labels/",) if tree.is_run else ()
     paths = (tree.join(directory, name) for directory, name in tree.walk() if tree.is_image(directory, name))
     names = [path for path in paths if not path.startswith(masks)]
-    return Discovered("unlabelled", tree.root, _sorted([_labelled(tree, name, None) for name in names]))
+    return Discovered("unlabelled", tree.root, _sorted([make_case(tree, name, None) for name in names]))
 
 
 def discover(folder: Path, layout: str = "auto", stamp: bool = False) -> Discovered:

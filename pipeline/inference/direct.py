@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-from pipeline.config import ClassesTarget, ImageOptions, SpacingSize
+from pipeline.config import ClassesTarget, ImageOptions, SpacingSize, colours_of
 from pipeline.errors import ImageError, ModelError, UsageError
 from pipeline.inference.engines import choose_device, make_engine
 from pipeline.inference.forward import on_grid
@@ -28,9 +28,12 @@ from pipeline.types import Array, Geometry, Image, ImageSource, Labels, Pixels, 
 
 @dataclass(frozen=True)
 class DirectSegmented(Segmented):
-    """As `Segmented`, `((Z,) Y, X)`; `classes` are the names of what the labels number, empty where that is objects."""
+    """As `Segmented`, `((Z,) Y, X)`; `classes` are the names of what the labels number, `colours` how they are shown,
+    both empty where that is objects.
+    """
 
     classes: tuple[str, ...] = ()
+    colours: tuple[tuple[int, int, int], ...] = ()
 
 
 _OTHER = {2: "2-D", 3: "3-D"}
@@ -58,6 +61,7 @@ class DirectSegmenter:
         self.model = model
         target = model.record.target
         self.classes = target.names if isinstance(target, ClassesTarget) else ()
+        self.colours = colours_of(target) if isinstance(target, ClassesTarget) else ()
         if model.record.volume is None:
             self.engine = make_engine(model, device, engine, threads)
             return
@@ -100,7 +104,7 @@ class DirectSegmenter:
             "windows": "exact" if record.halo is not None else "blended",
             "engine": self.engine.name if record.volume is None else "torch",
         }
-        return DirectSegmented(labels, probabilities, sure, image, statistics, seconds, self.classes)
+        return DirectSegmented(labels, probabilities, sure, image, statistics, seconds, self.classes, self.colours)
 
     def stream(
         self, source: ImageSource, options: ImageOptions, scratch: Path, identity: str, watch: Watch = unwatched

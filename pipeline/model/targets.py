@@ -54,6 +54,9 @@ def activate(logits: Tensor, target: Target) -> Tensor:
     if isinstance(target, ThreeClassTarget):
         body, border, _ = torch.softmax(logits, dim=1).unbind(dim=1)
         return torch.stack([body + border, border], dim=1)
+    if isinstance(target, ClassesTarget) and target.head == "sigmoid":
+        second = torch.sigmoid(logits)
+        return torch.cat([1 - second, second], dim=1)
     if isinstance(target, ClassesTarget):
         return torch.softmax(logits, dim=1)
     return torch.sigmoid(logits)

@@ -1,30 +1,18 @@
 """Class maps for people: image, truth and prediction side by side, the classes in their colours."""
 
-import colorsys
+import io
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from PIL import Image as Pillow
 
-from pipeline.config import ClassesTarget
-from pipeline.results.pictures import Colour, Picture, thumbnail
+from pipeline.config import ClassesTarget, colours_of
+from pipeline.results.pictures import SIDE, Colour, Picture, jpeg, thumbnail
 from pipeline.types import Image, Labels
 
 _OPAQUE = 0.55
 _IGNORED: Colour = (128, 128, 128)
-
-
-def colours_of(target: ClassesTarget) -> tuple[Colour, ...]:
-    """The palette of the target, or else hues spread evenly, background black.
-
-    >>> colours_of(ClassesTarget(names=("none", "a", "b")))
-    ((0, 0, 0), (255, 76, 76), (76, 255, 255))
-    """
-    if target.palette:
-        return target.palette
-    many = len(target.names) - 1
-    hues = [colorsys.hsv_to_rgb(index / many, 0.7, 1.0) for index in range(many)]
-    return ((0, 0, 0), *((int(255 * r), int(255 * g), int(255 * b)) for r, g, b in hues))
 
 
 def fullest_plane(labels: Labels) -> int:
@@ -36,7 +24,8 @@ def fullest_plane(labels: Labels) -> int:
 def class_sample(image: Image, truth: Labels, predicted: Labels, target: ClassesTarget, side: int = 320) -> Picture:
     """Image, truth and prediction side by side, no larger than `side` each, small ones enlarged by a whole number.
 
-    A volume shows the slice with the most true foreground. Background stays as the image is; ignored pixels are grey.
+    A volume shows the slice with the most true foreground. A black background stays as the image is; ignored pixels are
+    grey.
     """
     pixels = image.pixels
     if truth.ndim == 3:
@@ -57,4 +46,30 @@ def _tinted(picture: Picture, labels: Labels, colours: Sequence[Colour]) -> Pict
     table[: len(colours)] = colours
     grid = cv2.resize(labels.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     mixed = (1 - _OPAQUE) * picture + _OPAQUE * table[grid]
-    return np.where((grid > 0)[..., None], np.round(mixed), picture).astype(np.uint8)
+    painted = grid >= first_painted(colours)
+    return np.where(painted[..., None], np.round(mixed), picture).astype(np.uint8)
+
+
+def first_painted(colours: Sequence[Colour]) -> int:
+    """The first class that is painted over the image: a background that is black is not.
+
+    >>> first_painted([(0, 0, 0), (9, 0, 0)]), first_painted([(128, 128, 128), (9, 0, 0)])
+    (1, 0)
+    """
+    return int(not any(colours[0]))
+
+
+def class_preview(image: Image, labels: Labels, colours: Sequence[Colour], side: int = SIDE) -> bytes:
+    """As `preview`, for class maps: JPEG of the plain picture + PNG of the classes in their colours, see-through."""
+    picture = thumbnail(image, side)
+    plane = labels[len(labels) // 2] if labels.ndim == 3 else labels
+    finer = max(1, side // max(picture.shape[:2]))
+    size = (picture.shape[1] * finer, picture.shape[0] * finer)
+    grid = cv2.resize(plane.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
+    art = Pillow.fromarray(grid, "P")
+    art.putpalette(bytes(np.asarray(colours, np.uint8).ravel()))
+    opacity = [round(255 * _OPAQUE)] * len(colours)
+    opacity[: first_painted(colours)] = [0] * first_painted(colours)
+    file = io.BytesIO()
+    art.save(file, "PNG", transparency=bytes(opacity))
+    return jpeg(picture) + file.getvalue()

@@ -8,15 +8,22 @@ from pipeline.data.images import split_suffix
 from pipeline.types import Case
 
 _KINDS = {(".nii", ".nii.gz"): ".nii.gz", (".zarr", ".ome.zarr"): ".ome.zarr"}
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
-def label_suffix(path: str) -> str:
+def label_suffix(path: str, classes: bool = False) -> str:
     """What a label file of this input ends in: NIfTI gives NIfTI, OME-Zarr gives OME-Zarr, everything else TIFF.
+
+    Class maps of pictures are PNG, with a palette.
 
     >>> label_suffix("a/b.png"), label_suffix("c.nii"), label_suffix("d.NII.GZ"), label_suffix("e.zarr")
     ('.tif', '.nii.gz', '.nii.gz', '.ome.zarr')
+    >>> label_suffix("a/b.JPG", classes=True), label_suffix("c.nii", classes=True)
+    ('.png', '.nii.gz')
     """
     suffix = split_suffix(PurePosixPath(path).name)[1].lower()
+    if classes and suffix in _PICTURES:
+        return ".png"
     return next((written for read, written in _KINDS.items() if suffix in read), ".tif")
 
 

@@ -179,8 +179,8 @@ def show_preview(data: bytes) -> Picture:
     if lines:
         art = _decode(lines, cv2.IMREAD_UNCHANGED)
         picture = cv2.resize(picture, (art.shape[1], art.shape[0]), interpolation=cv2.INTER_LINEAR)
-        drawn = art[..., 3] > 0
-        picture[drawn] = art[..., 2::-1][drawn]
+        opaque = art[..., 3:] / np.float32(255)
+        picture = np.round(picture * (1 - opaque) + art[..., 2::-1] * opaque)
     return np.asarray(picture, np.uint8)
 
 

@@ -199,7 +199,7 @@ def _plots(cards: Sequence[Card], objects: "pd.DataFrame | None") -> list[tuple[
 
 def _facts(run: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """run.json as sections of flat facts: each mapping in it a section, the plain values in one called run."""
-    plain = {key: value for key, value in run.items() if not isinstance(value, Mapping)}
+    plain = {key: value for key, value in run.items() if not isinstance(value, Mapping | list)}
     sections = {"run": plain, **{key: value for key, value in run.items() if isinstance(value, Mapping)}}
     return {title.replace("_", " "): flatten(section) for title, section in sections.items() if section}
 
@@ -251,7 +251,8 @@ def write_report(
     images : images.csv: case (or path), status, group, objects, density, area, confidence, flags, error, hint, stage
     objects : objects.parquet; `equivalent_diameter_px` (`_um`) and `confidence` are drawn
     pictures : case -> preview or PNG or JPEG bytes; asked for one at a time, so that it may read from the disk
-    run : run.json: `folder`, `model`, `started`, `seconds` stand in the head, everything in the details
+    run : run.json: `folder`, `model`, `started`, `seconds` stand in the head, everything in the details; `classes` are
+        the legend of class maps, whose colours then lie over the pictures
     """
     cards = read_cards(images)
     shown = worst_first(cards)
@@ -263,12 +264,13 @@ def write_report(
         "summary": summarise(cards),
         "flag_counts": flag_counts(cards),
         "flag_titles": {code: title for code, (title, _) in FLAGS.items()},
+        "legend": run.get("classes", ()),
         "format_version": FORMAT_VERSION,
     }
     first: dict[str, Any] = {
         "failed": failed[:ROWS],
         "groups": group_summaries(cards)[:ROWS],
-        "plots": _plots(cards, objects),
+        "plots": [] if run.get("classes") else _plots(cards, objects),
         "rows": (failed + shown)[:ROWS],
         "rows_left_out": max(0, len(cards) - ROWS),
         "facts": _facts(run),

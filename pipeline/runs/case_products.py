@@ -1,5 +1,6 @@
 """What one image leaves in the results folder: label file, outlines, the report's picture, its row of images.csv."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,12 @@ if TYPE_CHECKING:
     from pipeline.runs.segment_case import Answer
 
 PICTURES = f"{STATE}/pictures"
+_OF_OBJECTS = ("area", "density", "touching", "median_area", "contrast", "saturated")
 
 
-def label_paths(case: Case, geojson: bool) -> tuple[str, ...]:
+def label_paths(case: Case, geojson: bool, classes: bool = False) -> tuple[str, ...]:
     """What is written for an image, below the results folder: its labels, and outlines where asked for."""
-    label = f"labels/{case.id}{label_suffix(case.relative)}"
+    label = f"labels/{case.id}{label_suffix(case.relative, classes)}"
     return (label, f"geojson/{case.id}.geojson") if geojson else (label,)
 
 
@@ -31,7 +33,8 @@ def picture_path(stem: str) -> str:
 
 def describe_small(answer: "Answer", objects: "pd.DataFrame") -> dict[str, Any]:
     """The columns of images.csv: `area` is the mean object's in px² (px³ of volumes), `density` objects per megapixel,
-    `intensity` the mean over objects and channels in the file's own values.
+    `intensity` the mean over objects and channels in the file's own values. Classes have a row each, there or not, and
+    nothing that is of objects alone.
     """
     import numpy as np
 
@@ -55,6 +58,8 @@ def describe_small(answer: "Answer", objects: "pd.DataFrame") -> dict[str, Any]:
         "confidence": answer.confidence.image if answer.confidence else None,
         **{f"model_{name}": value for name, value in answer.statistics.items()},
     }
+    if getattr(answer, "classes", ()):
+        row = {name: value for name, value in row.items() if name not in _OF_OBJECTS}
     return {name: plain(value) for name, value in row.items()}
 
 
@@ -71,21 +76,29 @@ def write_products(
     """Write labels and outlines; `multiscale` is that of an OME-Zarr image."""
     from pipeline.data.geojson import write_geojson
     from pipeline.data.labels import write_labels
+    from pipeline.data.palettes import write_class_png
 
-    outputs = {}
-    for name in label_paths(case, geojson):
+    outputs, classes = {}, getattr(answer, "classes", ())
+    for name in label_paths(case, geojson, bool(classes)):
         path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if name.startswith("labels/"):
+        if name.endswith(".png"):
+            sha256 = write_class_png(path, answer.labels, classes, getattr(answer, "colours", ()))
+        elif name.startswith("labels/"):
             sha256 = write_labels(path, answer.labels, answer.image.geometry, case.image, multiscale)
         else:
             sha256 = write_geojson(path, answer.labels)
         outputs[name] = Product.of(path, sha256)
+    for name in {*label_paths(case, geojson), *label_paths(case, geojson, classes=True)} - set(outputs):
+        (out / name).unlink(missing_ok=True)  # of a model of the other kind
     return outputs
 
 
-def write_picture(path: Path, image: Image, labels: Labels) -> None:
+def write_picture(path: Path, image: Image, labels: Labels, colours: Sequence[tuple[int, int, int]] = ()) -> None:
+    """The report's preview of an image: objects outlined, or classes in their `colours`."""
+    from pipeline.results.class_pictures import class_preview
     from pipeline.results.pictures import preview
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, preview(image, labels), durable=False)
+    shown = class_preview(image, labels, colours) if colours else preview(image, labels)
+    atomic_write(path, shown, durable=False)

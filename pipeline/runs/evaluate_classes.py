@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import ClassesTarget, EvaluateConfig
-from pipeline.data.classes import class_indices, read_class_map
+from pipeline.data.classes import class_indices, class_map, read_class_map
 from pipeline.data.files import atomic_write, remove
 from pipeline.data.images import open_image
 from pipeline.data.ingest import load_case
 from pipeline.data.labels import write_labels
+from pipeline.data.palettes import write_class_png
 from pipeline.errors import InputError, MaskError, MasklineError
 from pipeline.results.names import label_suffix
 from pipeline.results.run import Run
@@ -73,9 +74,9 @@ def _evaluate(case: Case, segmenter: Any, config: EvaluateConfig, target: Classe
     from pipeline.results.class_pictures import class_sample
     from pipeline.results.pictures import png
 
-    path = config.out / "labels" / f"{case.id}{label_suffix(case.relative)}"
+    path = config.out / "labels" / f"{case.id}{label_suffix(case.relative, classes=True)}"
     try:
-        truth = class_indices(load_case(case)[1], target.names, target.ignore, f"case {case.id}")
+        truth = class_map(load_case(case)[1], case.mask_kind, target, f"case {case.id}")
         opened = open_image(case.image)
         answer = found.cost.segment(segmenter, opened, config)
         counts = confusion(truth, answer.labels, len(target.names))
@@ -83,7 +84,10 @@ def _evaluate(case: Case, segmenter: Any, config: EvaluateConfig, target: Classe
         remove(path)
         found.cases.append(_failed(case, error, len(target.names)))
         return
-    write_labels(path, answer.labels, answer.image.geometry, case.image, opened.multiscale)
+    if path.suffix == ".png":
+        write_class_png(path, answer.labels, answer.classes, answer.colours)
+    else:
+        write_labels(path, answer.labels, answer.image.geometry, case.image, opened.multiscale)
     picture = png(class_sample(answer.image, truth.astype(np.uint32), answer.labels, target))
     found.show(ClassCase(case.id, counts, case.group), picture)
 

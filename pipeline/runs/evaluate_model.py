@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.config import ClassesTarget, EvaluateConfig, ImageOptions
+from pipeline.config import EvaluateConfig, ImageOptions, masks_of
 from pipeline.data.files import atomic_write, remove
 from pipeline.data.images import open_image
 from pipeline.data.labels import write_labels
@@ -136,8 +136,7 @@ def _masks(config: EvaluateConfig) -> Literal["instances", "classes"]:
         return "instances"
     from pipeline.model.bundle import load_model
 
-    record = load_model(find_any_model(config.model)).record
-    return "classes" if isinstance(record.target, ClassesTarget) else "instances"
+    return masks_of(load_model(find_any_model(config.model)).record.target)
 
 
 def evaluate_case(case: Case, segmenter: "Segmenter", options: ImageOptions, out: Path, scored: Scored) -> None:

@@ -21,7 +21,7 @@ from pipeline.results.ledger import Entry, Ledger, why_redo
 from pipeline.results.lock import PRODUCTS, STATE
 from pipeline.results.names import label_stems
 from pipeline.runs.case_products import label_paths
-from pipeline.runs.model_record import RECORD, read_record
+from pipeline.runs.model_record import RECORD, class_key, read_record
 from pipeline.runs.plan_large import StreamCost, stream_cost
 from pipeline.runs.segment_case import is_large, open_asked
 from pipeline.runs.segment_chunk import LEDGER, SHARDS
@@ -221,12 +221,14 @@ def _stems(cases: Sequence[Case], ledger: Ledger, out: Path) -> dict[str, str]:
     return label_stems(cases, known, (out / STATE.upper()).exists())
 
 
-def _reasons(cases: Iterable[Case], ledger: Ledger, config: SegmentConfig, model: str, settings: str) -> dict[str, str]:
-    broken = broken_shards(ledger, config.out)
+def _reasons(
+    cases: Iterable[Case], ledger: Ledger, config: SegmentConfig, folder: Path, model: str, settings: str
+) -> dict[str, str]:
+    broken, classes = broken_shards(ledger, config.out), bool(class_key(read_record(folder)))
     reasons = {}
     for case in cases:
         entry = ledger.entries.get(case.relative)
-        wanted = label_paths(case, config.geojson)
+        wanted = label_paths(case, config.geojson, classes)
         reason = why_redo(entry, case.image, config.out, model, settings, wanted)
         if not reason and entry is not None and entry.shard in broken:
             reason = "its table shard is missing or changed"
@@ -240,7 +242,7 @@ def make_plan(config: SegmentConfig, found: Found, ledger: Ledger, exact: bool =
     settings = digest_settings(config)
     stems = _stems([*asked, *rest], ledger, config.out)
     cases = [replace(case, id=stems[case.relative]) for case in asked]
-    reasons = _reasons(cases, ledger, config, digest, settings)
+    reasons = _reasons(cases, ledger, config, found.model, digest, settings)
     wanted = [case for case in cases if reasons[case.relative]]
     record = read_record(found.model)
     todo = tuple(_plan(case, reasons[case.relative], config, record, exact) for case in wanted)

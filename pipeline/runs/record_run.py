@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.data.files import atomic_write
 from pipeline.results.lock import writing
 from pipeline.runs.collect_results import Collected
-from pipeline.runs.model_record import read_record
+from pipeline.runs.model_record import class_key, read_record
 from pipeline.runs.plan_segmentation import Plan
 from pipeline.types import FORMAT_VERSION, Done, Failed, Outcome
 
@@ -136,6 +136,7 @@ def describe_run(
         "objects": collected.objects,
         "model": {"name": plan.config.model, "path": str(plan.model), "digest": plan.model_digest},
         "thresholds": record.get("thresholds", {}),
+        "classes": class_key(record),
         "config": config,
         "config_digest": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
         "settings_digest": plan.settings,

@@ -33,6 +33,7 @@ def score_folder(
     bootstrap: int = 1000,
     masks: Literal["instances", "classes"] = "instances",
     whole_megapixels: float | None = None,
+    ignore: int = 255,
     watch: Watch = unwatched,
 ) -> dict[str, Any]:
     """Score the label files below `predicted` against a manifest, a labelled folder or a folder of label images.
@@ -47,6 +48,7 @@ def score_folder(
     masks : what the numbers of a folder's label images are; a manifest says it itself.
     whole_megapixels : float, optional
         Label images that are larger are scored by windows, with the same numbers; see `large_truth` for the default.
+    ignore : pixels of the truth with this class number do not count.
     out : Path, optional
         Where to write `scores.json` and `scores.csv`.
 
@@ -71,7 +73,7 @@ def score_folder(
         came = f"{sum(map(len, files.values()))} files, of no case of {truth}"
         raise InputError(str(predicted), came, f"label files such as {example}", "check both folders, and the names")
     if any(case.mask_kind == "classes" for case in cases):
-        return score_class_maps(cases, claimed, out=out, bootstrap=bootstrap, watch=watch)
+        return score_class_maps(cases, claimed, ignore=ignore, out=out, bootstrap=bootstrap, watch=watch)
     per_image = []
     for number, case in enumerate(cases, start=1):
         per_image.append(_score(case, claimed[case.relative], whole_megapixels))

@@ -233,7 +233,8 @@ def _finish(case: Case, job: ChunkJob, opened: "FileSource", answer: Answer, sou
     with stages.stage("write"):
         outputs = write_products(case, job.out, job.config.geojson, answer, opened.multiscale)
     with stages.stage("picture"):
-        write_picture(job.out / picture_path(case.id), answer.image, answer.labels)
+        colours = getattr(answer, "colours", ())
+        write_picture(job.out / picture_path(case.id), answer.image, answer.labels, colours)
     inner = {name: value for name, value in answer.seconds.items() if name != "read"}
     stages.seconds["segment"] = max(0.0, stages.seconds["segment"] - sum(inner.values()))
     stages.seconds.update(inner)
@@ -246,7 +247,7 @@ def _failure(case: Case, job: ChunkJob, source: Product, stages: Stages, error: 
     message, hint = _explain(error, case)
     log.debug("%s failed at %s", case.relative, stages.at, exc_info=error)
     with writing(job.out):
-        for name in (*label_paths(case, True), picture_path(case.id)):
+        for name in (*label_paths(case, True), *label_paths(case, False, classes=True), picture_path(case.id)):
             remove(job.out / name)
     return Entry(
         case.relative,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import unet
-from pipeline.config import ClassesTarget, LastFraction, TrainConfig
+from pipeline.config import LastFraction, TrainConfig, masks_of
 from pipeline.data.manifest import Manifest, load_data
 from pipeline.errors import TrainingError
 from pipeline.inference.engines import choose_device
@@ -161,7 +161,7 @@ def train_model(
     Ctrl-C stops after the current step and keeps the best model of the epochs that were finished. Raises TrainingError
     where nothing can be trained, no epoch was finished, or the loss is not finite.
     """
-    manifest = load_data(data, "classes" if isinstance(config.target, ClassesTarget) else "instances")
+    manifest = load_data(data, masks_of(config.target))
     learn, check = split_for_training(manifest, config)
     out.mkdir(parents=True, exist_ok=True)
     training, identity = _begin(config, manifest, start, resume, time_budget, device, out / "checkpoint", watch)

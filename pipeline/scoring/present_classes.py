@@ -53,11 +53,13 @@ def _row(one: ClassCase, names: Sequence[str]) -> dict[str, str]:
     """What scores.csv says of an image; one in error has no numbers."""
     row = {"case": one.case, "group": one.group, "status": one.status, "error": one.error, "hint": one.hint}
     empty = bool(one.error)
-    each = dice(one.counts)
     row["dice"] = "" if empty else _number(one.dice)
     row["miou"] = "" if empty else _number(mean(iou(one.counts)))
     row["accuracy"] = "" if empty else _number(accuracy(one.counts))
-    return row | {f"dice_{name}": "" if empty else _number(value) for name, value in zip(names, each, strict=True)}
+    for ratio, each in (("dice", dice(one.counts)), ("iou", iou(one.counts))):
+        pairs = zip(names, each, strict=True)
+        row |= {f"{ratio}_{name}": "" if empty else _number(value) for name, value in pairs}
+    return row
 
 
 def write_class_scores(folder: Path, scores: Mapping[str, Any], cases: Sequence[ClassCase]) -> None:

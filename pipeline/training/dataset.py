@@ -16,6 +16,7 @@ from pipeline.config import (
     FixedSize,
     MaskTarget,
     PatchSampling,
+    SceneAugmentation,
     TrainConfig,
 )
 from pipeline.data.ingest import load_case
@@ -25,6 +26,7 @@ from pipeline.model.targets import encode
 from pipeline.model.volumes import VolumePreparation, nearest
 from pipeline.training.augment import build_augmentation, seed_sample
 from pipeline.training.border_weights import border_weights
+from pipeline.training.scenes import draw_scene
 from pipeline.training.volumes import PatchDataset, prepared, understood, volume_target
 from pipeline.types import Array, Case, Event, Labels, Pixels, Watch, unwatched
 
@@ -152,7 +154,10 @@ class CropDataset(Dataset[dict[str, Any]]):
 
 
 class WholeDataset(Dataset[dict[str, Any]]):
-    """Whole images on the network's fixed grid, in an order drawn for each epoch, prepared once."""
+    """Whole images on the network's fixed grid, in an order drawn for each epoch, prepared once.
+
+    Sample `index` of `epoch` is the same whoever asks, whenever.
+    """
 
     def __init__(self, examples: Sequence[Example], config: TrainConfig) -> None:
         if not isinstance(config.prepare.size, FixedSize):
@@ -160,20 +165,27 @@ class WholeDataset(Dataset[dict[str, Any]]):
                 "sampling", "whole images", "a fixed size to bring them to", "set prepare.size.kind: fixed"
             )
         self.seed = config.seed
+        self.scene = config.augmentation if isinstance(config.augmentation, SceneAugmentation) else None
         self.samples = [
             (e.preparation.apply(e.pixels), grid_target(e, config), grid_weight(e, config)) for e in examples
         ]
         self.start_epoch(0)
 
     def start_epoch(self, epoch: int) -> None:
-        """Draw the order."""
-        self.order = np.random.default_rng((self.seed, epoch)).permutation(len(self.samples))
+        """Draw the order, and the seed that each sample is augmented with."""
+        generator = np.random.default_rng((self.seed, epoch))
+        self.order = generator.permutation(len(self.samples))
+        self.seeds = generator.integers(2**31, size=len(self.samples))
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         image, target, weight = self.samples[self.order[index]]
+        if self.scene is not None:
+            change = draw_scene(self.scene, np.random.default_rng(self.seeds[index]))
+            image, target = change.light(change.place(image)), change.place(target)
+            weight = None if weight is None else change.place(weight)
         sample = {"image": torch.from_numpy(image), "target": torch.from_numpy(target)}
         return sample if weight is None else {**sample, "weight": torch.from_numpy(weight)}
 

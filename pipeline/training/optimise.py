@@ -66,7 +66,8 @@ def _reductions(schedule: Plateau, history: Sequence[Mapping[str, float]]) -> in
     """How often the rate has been lowered by now: counted anew from all epochs."""
     best, bad, lowered = math.inf, 0, 0
     for metrics in history:
-        value = metrics["val_loss"] if schedule.watch == "loss" else -metrics["val_map"]
+        score = metrics["val_map"] if "val_map" in metrics else metrics["val_dice"]  # of objects, of classes
+        value = metrics["val_loss"] if schedule.watch == "loss" else -score
         if value < best - _NO_BETTER * abs(best) or best == math.inf:
             best, bad = value, 0
         else:

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 import unet
 from pipeline.config import ClassesTarget, PatchSampling, TrainConfig
-from pipeline.data.classes import class_indices
+from pipeline.data.classes import class_map
 from pipeline.errors import TrainingError
 from pipeline.model.prepare import Preparation, fit
 from pipeline.model.targets import encode
@@ -39,20 +39,17 @@ class Example(Protocol):
 
 
 def understood(case: Case, labels: Labels, config: TrainConfig) -> Labels:
-    """Labels as the target means them: class numbers checked, ignored ones 255; objects as they are.
+    """Labels as the target means them: class numbers as `class_map` has them; objects as they are.
 
-    Raises TrainingError where the manifest says objects and the config classes, or the other way round.
+    Raises TrainingError where the manifest says classes and the config objects, MaskError for the other way round.
     """
     target = config.target
-    classes = isinstance(target, ClassesTarget)
-    if case.mask_kind != "none" and (case.mask_kind == "classes") != classes:
-        came = "classes" if case.mask_kind == "classes" else "objects"
-        wanted = "classes" if classes else "objects"
-        hint = f"ingest the folder with --masks {'classes' if classes else 'instances'}"
-        raise TrainingError(f"case {case.id}", f"label images of {came}", f"{wanted}, as the target is", hint)
-    if not isinstance(target, ClassesTarget):
-        return labels
-    return class_indices(labels, target.names, target.ignore, f"case {case.id}").astype(np.uint32)
+    if isinstance(target, ClassesTarget):
+        return class_map(labels, case.mask_kind, target, f"case {case.id}").astype(np.uint32)
+    if case.mask_kind == "classes":
+        hint = "ingest the folder with --masks instances"
+        raise TrainingError(f"case {case.id}", "label images of classes", "objects, as the target is", hint)
+    return labels
 
 
 def prepared(

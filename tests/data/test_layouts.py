@@ -55,6 +55,22 @@ def test_data_science_bowl_without_masks(tmp_path):
     )
 
 
+def test_folders_of_splits_have_their_masks_beside_them(tmp_path):
+    """CamVid's train/ and trainannot/, Carvana's val/ and val_masks/: cases keep their folder; masks are no images."""
+    names = ("train/a.png", "trainannot/a.png", "val/a.png", "val_masks/a_mask.png", "test/b.png", "trainannot/z.png")
+    found = discover(make(tmp_path, *names))
+    assert found.layout == "paired"
+    assert summary(found.cases, tmp_path) == {
+        "train/a": ("train/a.png", ["trainannot/a.png"], "labels"),
+        "val/a": ("val/a.png", ["val_masks/a_mask.png"], "labels"),
+    }
+    assert [path.relative_to(tmp_path).as_posix() for path in found.orphans] == ["test/b.png", "trainannot/z.png"]
+    images = [case.relative for case in discover_images(tmp_path)]
+    assert images == ["train/a.png", "val/a.png"]
+    sequence = compile_group("([^/_]+)_[^/]*$")
+    assert group_of("train/0016E5_00510.png", sequence) == "0016E5"
+
+
 @pytest.mark.parametrize(
     ("images", "masks"), [("images", "masks"), ("images", "labels"), ("Img", "GT"), ("raw", "annotations")]
 )

@@ -3,7 +3,8 @@
 import numpy as np
 
 from pipeline.config import ClassesTarget
-from pipeline.results.class_pictures import class_sample, colours_of, fullest_plane
+from pipeline.results.class_pictures import class_preview, class_sample, colours_of, fullest_plane
+from pipeline.results.pictures import show_preview, split_preview
 from pipeline.types import Geometry, Image
 
 TARGET = ClassesTarget(names=("none", "a", "b"), palette=((0, 0, 0), (250, 0, 0), (0, 0, 250)))
@@ -40,3 +41,19 @@ def test_a_target_without_a_palette_gets_different_hues():
     image, truth = made()
     flat = Image(image.pixels[:, 3], Geometry.pixels())
     assert class_sample(flat, truth[3], truth[3], target, side=40).shape == (32, 128, 3)
+
+
+def test_a_preview_lays_the_classes_over_the_picture():
+    """On a grey image red and blue are mixed in; a black background is not, a grey one (a sky) is."""
+    labels = np.zeros((40, 60), np.uint32)
+    labels[:, 20:40], labels[:, 40:] = 1, 2
+    ramp = np.tile(np.arange(60, dtype=np.uint8) * 4, (3, 40, 1))
+    image = Image(ramp, Geometry.pixels())
+    plain, tints = split_preview(class_preview(image, labels, TARGET.palette, side=60))
+    bare, shown = show_preview(plain).astype(int), show_preview(plain + tints).astype(int)
+    assert shown.shape == (40, 60, 3)
+    assert np.abs(shown - bare)[:, :20].max() == 0
+    assert (shown[:, 21:40, 0] > bare[:, 21:40, 0]).all() and (shown[:, 21:40, 2] < bare[:, 21:40, 2] + 1).all()
+    np.testing.assert_allclose(shown[20, 50], 0.45 * bare[20, 50] + 0.55 * np.array([0, 0, 250]), atol=2)
+    sky = ((128, 128, 128), *TARGET.palette[1:])
+    assert np.abs(show_preview(class_preview(image, labels, sky, side=60)).astype(int) - bare)[:, :20].max() > 20

@@ -65,6 +65,8 @@ def test_plateau_has_a_floor_and_may_watch_the_score() -> None:
     rates = [learning_rate(falling, 1.0, Stand(0, 0, n, history[:n])) for n in (0, 1, 2, 3, 5, 20)]
     assert rates == [1.0, 1.0, 1.0, 0.5, 0.25, 0.1]
     assert learning_rate(Plateau(patience=1, watch="loss"), 1.0, Stand(0, 0, 20, history)) == 1.0
+    of_classes = [{"val_dice": 0.5, "val_loss": 1.0} for _ in range(3)]
+    assert learning_rate(falling, 1.0, Stand(0, 0, 3, of_classes)) == 0.5
 
 
 @pytest.mark.parametrize(

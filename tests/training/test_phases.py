@@ -1,15 +1,22 @@
 """Freezing and phases: what is said to learn learns, what is said to stay stays, and resuming keeps the phase."""
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from made_examples import CONFIG, example
 
-from pipeline.config import Constant, EarlyStopping, Phase, TrainConfig, VGG19UNet
+from pipeline.config import Constant, EarlyStopping, Phase, TrainConfig, VGG19UNet, load_config
 from pipeline.errors import TrainingError
+from pipeline.model.prepare import fit
+from pipeline.training.dataset import Example
 from pipeline.training.freeze import check_gradients, freeze_for_phase, rest_frozen_statistics
 from pipeline.training.train import Training, resume_training, run_training, start_training
+from pipeline.training.volumes import understood
+from pipeline.types import Case
+from unet.vgg import vgg19_features
 
 TWO = CONFIG.model_copy(
     update={
@@ -32,6 +39,16 @@ def train(folder: Path, config: TrainConfig, epochs: int | None = None, resume: 
         if epochs is not None and result.epoch >= epochs:
             break
     return training
+
+
+def scene(seed: int, config: TrainConfig) -> Example:
+    """A made scene whose lower half is road, number 3, below a strip that is void."""
+    rng = np.random.default_rng(seed)
+    labels = np.full((32, 32), 5, np.uint32)
+    labels[16:], labels[14:16] = 3, 11
+    pixels = (np.repeat(labels[None] * 20, 3, axis=0) + rng.integers(0, 30, (3, 32, 32))).astype(np.uint8)
+    case = Case(f"c{seed}", Path(f"c{seed}.png"), f"c{seed}.png", mask_kind="classes")
+    return Example(case, pixels, understood(case, labels, config), fit(pixels, config.prepare, stride=16))
 
 
 def test_what_is_frozen_stays_and_what_is_unfrozen_learns(tmp_path: Path) -> None:
@@ -90,6 +107,37 @@ def test_the_last_convolution_of_vgg_is_really_unfrozen() -> None:
     check_gradients(network, config, 1)
     assert sum(p.numel() for p in encoder if p.requires_grad) == 2_359_808
     assert [p.shape for p in encoder if p.grad is not None] == [(512, 512, 3, 3), (512,)]
+
+
+def test_the_pretrained_config_runs_both_its_phases(tmp_path: Path) -> None:
+    """configs/vgg19-pretrained.yaml at full width, one step a phase, from a made file of all of the encoder's tensors.
+
+    In phase one the encoder stays the file's; in phase two features.34 alone of it changes, 2,359,808 parameters.
+    """
+    made = {f"features.{name}": value for name, value in vgg19_features().state_dict().items()}
+    torch.save({**made, "classifier.0.bias": torch.zeros(4096)}, tmp_path / "made.pth")
+    path = Path(__file__).parents[2] / "configs" / "vgg19-pretrained.yaml"
+    small = ("prepare.size={kind: fixed, height: 32, width: 32}", f"pretrained={tmp_path / 'made.pth'}")
+    config = load_config(TrainConfig, path, small)
+    assert [(p.epochs, p.lr, p.patience, p.minimum_epochs) for p in config.phases] == [
+        (200, 1e-4, 20, 10),
+        (100, 1e-5, 10, 0),
+    ]
+    short = tuple(p.model_copy(update={"epochs": 1, "minimum_epochs": 0}) for p in config.phases)
+    config = config.model_copy(update={"phases": short})
+    changed = []
+    training = start_training(config, "cpu")
+    assert sum(p.numel() for p in training.network.parameters()) == 31_164_865
+    assert set(training.pretrained["taken"]) == set(made)
+    examples = [scene(number, config) for number in range(3)]
+    for result in run_training(training, examples[:2], examples[2:], tmp_path / "kept", "id"):
+        state = training.network.state_dict()
+        changed.append({name for name, value in made.items() if not torch.equal(state[name], value)})
+        assert np.isfinite(result.metrics["train_loss"])
+    assert changed == [set(), {"features.34.weight", "features.34.bias"}]
+    assert sum(made[name].numel() for name in changed[1]) == 2_359_808
+    assert [h["lr"] for h in training.progress.history] == [1e-4, 1e-5]
+    shutil.rmtree(tmp_path)  # half a gigabyte of checkpoint
 
 
 def test_what_does_not_learn_is_not_called_unfrozen() -> None:

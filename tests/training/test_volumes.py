@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipeline.config import TrainConfig, build_config
-from pipeline.errors import ConfigError, TrainingError
+from pipeline.errors import ConfigError, MaskError, TrainingError
 from pipeline.model.volumes import fit_volume
 from pipeline.training.dataset import CropDataset, Example, build_dataset, grid_target
 from pipeline.training.train import run_training, start_training, train_step
@@ -149,7 +149,7 @@ def test_objects_are_not_taken_for_classes():
     """The manifest says what numbers mean; the target has to agree, and every number has to be a class."""
     labels = np.array([[0, 1, 255]], np.uint32)
     objects = Case("a", None, "a", mask_kind="labels")
-    with pytest.raises(TrainingError, match="--masks classes"):
+    with pytest.raises(MaskError, match="--masks classes"):
         understood(objects, labels, config())
     with pytest.raises(TrainingError, match="--masks instances"):
         understood(Case("a", None, "a", mask_kind="classes"), labels, config(target={"kind": "separated"}))

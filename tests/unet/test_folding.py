@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import unet
-from pipeline.config import EfficientUNet, Ensemble, GuideUNet, NetworkConfig, NucleiUNet
+from pipeline.config import EfficientUNet, Ensemble, GuideUNet, NetworkConfig, NucleiUNet, SwinUNETR
 from unet.folding import FusedConvolution, can_fuse, fold
 
 KINDS = [
@@ -41,6 +41,29 @@ def test_folding_changes_nothing_but_the_last_digits(config: NetworkConfig, fuse
     assert not any(isinstance(m, nn.BatchNorm2d | nn.Dropout) for m in folded.modules())
     assert sum(isinstance(m, nn.BatchNorm2d) for m in network.modules()) == norms
     assert any(isinstance(m, FusedConvolution) for m in folded.modules()) is (fuse and can_fuse())
+
+
+@pytest.mark.parametrize("fuse", [False, True])
+@pytest.mark.parametrize("kind", ["vgg19_unet", "mobilenet_unet"])
+def test_published_encoders_fold(kind: str, fuse: bool) -> None:
+    """Encoders that are cut into slices are traced all the same: no dropout, and no BatchNorm after a convolution."""
+    torch.manual_seed(0)
+    network = unet.build(kind, in_channels=3, out_channels=2, filters=(4, 4, 4, 4)).eval()
+    folded = fold(network, fuse=fuse)
+    assert isinstance(folded, fx.GraphModule)
+    image = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        wanted = network(image)
+        assert float((folded(image) - wanted).abs().max() / wanted.std()) < 1e-4
+    assert not any(isinstance(m, nn.Dropout) for m in folded.modules())
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in folded.modules()) == (4 if kind == "mobilenet_unet" else 0)
+
+
+def test_a_network_that_cannot_be_traced_is_run_as_it_is() -> None:
+    """Swin UNETR asks numpy about its input's shape: a copy of it answers."""
+    network = unet.build("swin_unetr", **SwinUNETR(filters=12).model_dump(exclude={"kind"})).eval()
+    folded = fold(network, fuse=True)
+    assert folded is not network and not isinstance(folded, fx.GraphModule)
 
 
 def test_a_block_that_is_used_twice_keeps_its_place_in_both() -> None:

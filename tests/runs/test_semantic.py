@@ -1,0 +1,185 @@
+"""Class maps of pictures from folder to results: trained with ignored pixels, written with palette, scored, shown."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image as Pillow
+
+from pipeline.config import EvaluateConfig, IngestConfig, SegmentConfig, TrainConfig, build_config
+from pipeline.data.ingest import ingest
+from pipeline.data.labels import write_labels
+from pipeline.data.manifest import read_manifest, write_manifest
+from pipeline.model.bundle import load_model
+from pipeline.results.lock import STATE
+from pipeline.runs.evaluate_model import evaluate_model, score_folder
+from pipeline.runs.segment_folder import segment_folder
+from pipeline.runs.train_model import train_model
+from pipeline.types import Geometry
+
+NAMES, PALETTE = ["sky", "road", "car"], [[90, 150, 220], [128, 64, 128], [200, 0, 0]]
+VOID = 11
+CONFIG = {
+    "name": "scenes",
+    "network": {"kind": "nuclei_unet", "out_channels": 3, "filters": [4, 8]},
+    "prepare": {"normalise": {"kind": "divide"}, "size": {"kind": "fixed", "height": 24, "width": 32}},
+    "target": {"kind": "classes", "names": NAMES, "palette": PALETTE, "ignore": VOID},
+    "loss": {"kind": "cross_entropy"},
+    "optimiser": {"kind": "adam", "lr": 0.02},
+    "schedule": {"kind": "constant"},
+    "sampling": {"kind": "whole"},
+    "augmentation": {"kind": "scene", "brightness": 0.0, "contrast": 0.1},
+    "validation": {"kind": "last_fraction", "fraction": 0.2},
+    "batch_size": 2,
+    "epochs": 60,
+    "ema": 0.0,
+}
+ROAD = {"kind": "classes", "names": ["other", "road"], "merge": {"road": [1]}, "ignore": VOID, "head": "sigmoid"}
+
+
+def scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Blue above, grey below, a red box on it; a strip at the right is void, and looks like a car."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros((24, 32), np.uint8)
+    labels[12 + seed % 3 :] = 1
+    left = int(rng.integers(2, 16))
+    labels[14:20, left : left + 8] = 2
+    colours = np.array([[90, 150, 220], [100, 100, 100], [200, 30, 30]])
+    labels[:, 28:] = 2
+    pixels = np.clip(colours[labels] + rng.normal(0, 8, (24, 32, 1)), 0, 255).astype(np.uint8)
+    labels[:, 28:] = VOID
+    return pixels, labels
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Three drives of three frames in train/ and trainannot/, val/ and valannot/; two drives are held out."""
+    folder = tmp_path_factory.mktemp("scenes")
+    for number in range(9):
+        split = "val" if number == 8 else "train"
+        name = f"drive{number // 3}_{number}.png"
+        pixels, labels = scene(number)
+        for inner, values in ((split, pixels), (f"{split}annot", labels)):
+            (folder / "data" / inner).mkdir(parents=True, exist_ok=True)
+            Pillow.fromarray(values).save(folder / "data" / inner / name)
+    options = {"masks": "classes", "group": r"([^/_]+)_[^/]*$", "cache": folder / "cache"}
+    manifest = ingest(IngestConfig(folder=folder / "data", manifest=folder / "m.csv", **options)).manifest
+    assert {case.group for case in manifest.cases} == {"drive0", "drive1", "drive2"}
+    cases = [replace(c, split="train" if c.group == "drive0" else "test") for c in manifest.cases]
+    write_manifest(folder / "m.csv", replace(manifest, cases=tuple(cases)))
+    return folder / "m.csv"
+
+
+@pytest.fixture(scope="module")
+def model(data: Path) -> Path:
+    return train_model(build_config(TrainConfig, CONFIG, "test"), data, data.parent / "run", track=False).model
+
+
+def test_label_pngs_hold_classes_colours_and_names(data: Path, model: Path, tmp_path: Path) -> None:
+    """labels/train/x.png is indexed in the palette of the config; run.json says what the numbers mean; done is done."""
+    config = SegmentConfig(folder=data.parent / "data", out=tmp_path / "out", model=str(model), track=False)
+    assert segment_folder(config).failed == 0
+    images = {case.relative: case for case in read_manifest(data).cases}
+    written = {path.relative_to(tmp_path / "out/labels").as_posix() for path in (tmp_path / "out/labels").rglob("*.*")}
+    assert written == set(images)
+    with Pillow.open(tmp_path / "out/labels/train/drive0_0.png") as picture:
+        assert picture.mode == "P" and set(np.unique(np.asarray(picture))) <= {0, 1, 2}
+        assert picture.getpalette()[:9] == [value for colour in PALETTE for value in colour]
+        assert json.loads(picture.text["maskline"])["names"] == NAMES
+    told = json.loads((tmp_path / "out/run.json").read_text())["classes"]
+    assert told[1] == {"value": 1, "name": "road", "colour": PALETTE[1]}
+    table = pd.read_csv(tmp_path / "out/images.csv")
+    assert set(table["labels"]) == {f"labels/{name}" for name in images}
+    again = segment_folder(config)
+    assert (again.done, again.skipped) == (0, 9)
+
+
+def test_the_report_shows_classes_in_their_colours(data: Path, model: Path, tmp_path: Path) -> None:
+    """A legend of all classes with their colours; nothing is counted as objects; pictures are tinted."""
+    from pipeline.results.pictures import split_preview
+
+    config = SegmentConfig(folder=data.parent / "data", out=tmp_path, model=str(model), track=False)
+    segment_folder(config)
+    html = (tmp_path / "report.html").read_text()
+    for name, colour in zip(NAMES, PALETTE, strict=True):
+        assert f'<li><span style="background: rgb({" ".join(map(str, colour))})"></span>{name}</li>' in html
+    assert "</b> objects" not in html and "<dt>classes</dt><dd>3</dd>" in html
+    _, tints = split_preview((tmp_path / STATE / "pictures/train/drive0_0.jpg").read_bytes())
+    assert tints.startswith(b"\x89PNG")
+
+
+def test_labels_of_a_model_of_objects_do_not_stay_beside_class_maps(data: Path, model: Path, tmp_path: Path) -> None:
+    """What another model wrote for the same image as TIFF is taken away."""
+    config = SegmentConfig(folder=data.parent / "data", out=tmp_path / "out", model=str(model), track=False, limit=1)
+    segment_folder(config)
+    old = tmp_path / "out/labels/train/drive0_0.tif"
+    write_labels(old, np.ones((24, 32), np.uint32), Geometry.pixels())
+    segment_folder(config.model_copy(update={"force": True}))
+    assert not old.exists() and old.with_suffix(".png").exists()
+
+
+def test_void_counts_in_no_score_and_scores_agree(data: Path, model: Path, tmp_path: Path) -> None:
+    """24 x 28 of 24 x 32 pixels count; evaluate and score agree; intervals are over the two drives; a row an image."""
+    scores = evaluate_model(EvaluateConfig(data=data, out=tmp_path, model=str(model), bootstrap=50, track=False))
+    assert scores["images"] == 6 and np.sum(scores["confusion"]) == 6 * 24 * 28
+    assert scores["miou"] > 0.5 and scores["miou_low"] <= scores["miou"] <= scores["miou_high"]
+    assert scores["intervals"]["over"] == "groups" and scores["classes"]["road"]["iou_low"] is not None
+    with (tmp_path / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6 and {"group", "miou", "accuracy", "dice_car", "iou_sky"} <= set(rows[0])
+    assert (tmp_path / "confusion.png").stat().st_size > 1000
+    assert (tmp_path / "labels/train/drive1_3.png").exists()
+
+
+def test_a_binary_scene_has_one_channel(data: Path, tmp_path: Path) -> None:
+    """Road against all else by BCE: learned, written as 0 and 1, scored against the merged truth."""
+    changes = {"target": ROAD, "loss": {"kind": "bce"}, "network": CONFIG["network"] | {"out_channels": 1}}
+    trained = train_model(build_config(TrainConfig, CONFIG | changes, "test"), data, tmp_path / "run", track=False)
+    record = load_model(trained.model).record
+    assert record.outputs == ("other", "road") and record.network.out_channels == 1
+    config = EvaluateConfig(data=data, out=tmp_path / "test", model=str(trained.model), bootstrap=20, track=False)
+    scores = evaluate_model(config)
+    assert scores["classes"]["road"]["iou"] > 0.6
+    truth = sum(int((scene(number)[1] == 1).sum()) for number in range(3, 9))
+    assert scores["classes"]["road"]["pixels_true"] == truth
+
+
+def test_trimaps_are_learned_of_instance_masks(tmp_path: Path) -> None:
+    """A Data Science Bowl folder trains and evaluates as nucleus, border and background."""
+    for number in range(4):
+        rng = np.random.default_rng(number)
+        folder = tmp_path / "data" / f"case{number}"
+        top, left = rng.integers(4, 12, 2)
+        mask = np.zeros((32, 32), np.uint8)
+        mask[top : top + 14, left : left + 14] = 255
+        pixels = np.clip(mask * 0.6 + rng.normal(40, 5, mask.shape), 0, 255).astype(np.uint8)
+        for inner, values in (("images", pixels), ("masks", mask)):
+            (folder / inner).mkdir(parents=True)
+            Pillow.fromarray(values).save(folder / inner / f"case{number}.png")
+    target = {"kind": "classes", "names": ["background", "nucleus", "border"], "trimap": 2}
+    tree = CONFIG | {
+        "target": target,
+        "prepare": {},
+        "sampling": {"kind": "crops", "size": 32, "per_epoch": 8},
+        "augmentation": {"kind": "none"},
+        "epochs": 2,
+    }
+    tree["network"] = CONFIG["network"]
+    trained = train_model(build_config(TrainConfig, tree, "test"), tmp_path / "data", tmp_path / "run", track=False)
+    options = {"data": tmp_path / "data", "model": str(trained.model), "split": "all", "track": False}
+    scores = evaluate_model(EvaluateConfig(out=tmp_path / "all", **options))
+    pixels = [part["pixels_true"] for part in scores["classes"].values()]
+    assert pixels == [4 * (32 * 32 - 14 * 14), 4 * 10 * 10, 4 * (14 * 14 - 10 * 10)]
+
+
+def test_scoring_reads_palette_pngs(data: Path, model: Path, tmp_path: Path) -> None:
+    """What segment wrote is scored as class maps, void left out."""
+    config = SegmentConfig(folder=data.parent / "data", out=tmp_path, model=str(model), track=False)
+    segment_folder(config)
+    own = evaluate_model(EvaluateConfig(data=data, out=tmp_path / "test", model=str(model), bootstrap=1, track=False))
+    scores = score_folder(tmp_path, data, split="test", bootstrap=1, ignore=VOID)
+    assert scores["confusion"] == own["confusion"] and scores["miou"] == own["miou"]
