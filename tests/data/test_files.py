@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.files import atomic_write, folder_stat, maskline_home, sha256_file
+from pipeline.data.files import (
+    atomic_write,
+    folder_stat,
+    maskline_home,
+    move_into_place,
+    remove,
+    sha256_file,
+    walk_files,
+)
 from pipeline.errors import InputError, OutputError
 
 
@@ -106,3 +114,23 @@ def test_a_folder_has_a_digest_and_a_stamp(tmp_path):
     seen.add((sha256_file(folder), folder_stat(folder)))
     assert len({digest for digest, _ in seen}) == len({stat for _, stat in seen}) == 4
     assert folder_stat(folder)[0] == 0
+
+
+def test_a_folder_takes_the_place_of_another_whole(tmp_path):
+    """What was there is gone, and so is the temporary name; a .zarr folder counts as one file, other folders do not."""
+    for name in ("old.zarr", "new"):
+        (tmp_path / name / "0").mkdir(parents=True)
+        (tmp_path / name / "0" / name).write_text(name)
+    digest = sha256_file(tmp_path / "new")
+    assert move_into_place(tmp_path / "new", tmp_path / "old.zarr") == digest == sha256_file(tmp_path / "old.zarr")
+    assert [path.name for path in (tmp_path / "old.zarr/0").iterdir()] == ["new"]
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain/a.tif").touch()
+    assert sorted(walk_files(tmp_path)) == [tmp_path / "old.zarr", tmp_path / "plain/a.tif"]
+    for name in ("old.zarr", "plain/a.tif", "nothing"):
+        remove(tmp_path / name)
+    assert names(tmp_path) == ["plain"]
+    with pytest.raises(OutputError, match="a file that can be written"):
+        (tmp_path / "a").mkdir()
+        (tmp_path / "b").touch()
+        move_into_place(tmp_path / "a", tmp_path / "b" / "c")

@@ -226,7 +226,7 @@ def test_an_image_that_states_no_axes_types_or_scale(tmp_path):
     assert multiscale.levels[0].transforms == ({"type": "scale", "scale": [1.0, 1.0]},)
 
 
-def test_moving_a_damaged_folder_away_is_the_readers_business(tmp_path):
+def test_damaged_labels_are_refused_when_they_are_read(tmp_path):
     """Labels whose chunk is cut short are refused by name when they are read."""
     write_labels(tmp_path / "a.zarr", numbers((40, 50)), GEOMETRY)
     file = tmp_path / "a.zarr/0/c/0/0"
