@@ -109,7 +109,7 @@ class NoAugmentation(Strict):
 
 
 class NucleiAugmentation(Strict):
-    """Flips and quarter turns, rotation, scale, intensity, stain, colour and noise; see pipeline.training.augment."""
+    """Flips and quarter turns, rotation, scale, bending, intensity, stain, colour, noise; pipeline.training.augment."""
 
     kind: Literal["nuclei"] = "nuclei"
     rotate: bool = True
@@ -123,6 +123,8 @@ class NucleiAugmentation(Strict):
     tint: Fraction = 0.0
     invert: Fraction = 0.0
     touch: Fraction = 0.0
+    elastic: NonNegativeFloat = 0.0  # px: how far points `elastic_spacing` px apart are moved (standard deviation)
+    elastic_spacing: PositiveInt = 32
 
 
 class CropSampling(Strict):
@@ -199,7 +201,8 @@ class TrainConfig(Strict):
     seed: int = 0
     deterministic: bool = False  # on a GPU: the same bits from the same seed, for some speed; the CPU's always are
     tune_thresholds: bool = True
-    sample_pictures: int = 4
+    sample_pictures: NonNegativeInt = 4
+    film: bool = False  # a GIF of the first validation image's answer after each epoch
 
     @model_validator(mode="before")
     @classmethod
