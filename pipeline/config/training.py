@@ -222,6 +222,12 @@ class TrainConfig(Strict):
         return self
 
     @model_validator(mode="after")
+    def _size_fits_the_sampling(self) -> "TrainConfig":
+        if (self.sampling.kind, self.prepare.size.kind) == ("crops", "fixed"):
+            raise ValueError("sampling: crops are of native size; prepare.size: fixed takes sampling: whole")
+        return self
+
+    @model_validator(mode="after")
     def _network_fits(self) -> "TrainConfig":
         network = self.network
         if network.in_channels != self.prepare.channels:

@@ -11,6 +11,7 @@ import torch
 
 import unet
 from pipeline.config import ClassesTarget, TrainConfig, build_config, read_tree
+from pipeline.errors import ConfigError
 from pipeline.training.dataset import Example, build_dataset
 from pipeline.training.train import start_training, train_step
 from pipeline.training.volumes import prepared
@@ -70,3 +71,11 @@ def test_it_trains(path: Path) -> None:
     batch = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
     training.network.train()
     assert np.isfinite(train_step(training, batch))
+
+
+def test_crops_are_not_of_a_fixed_size() -> None:
+    """Crops of native size would teach what images brought to 128 x 128 never show."""
+    tree = {"prepare": {"size": {"kind": "fixed"}}, "target": {"kind": "mask"}, "network": {"kind": "guide_unet"}}
+    with pytest.raises(ConfigError, match="fixed takes sampling: whole"):
+        build_config(TrainConfig, tree, "here")
+    assert build_config(TrainConfig, tree | {"sampling": {"kind": "whole"}}, "here").prepare.size.kind == "fixed"
