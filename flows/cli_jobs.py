@@ -63,6 +63,9 @@ Examples:
     help="Train, validation and test part.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed, another split.")
+@click.option(
+    "--contiguous", is_flag=True, help="The images are slices of a stack: hold out runs of them, by their numbers."
+)
 @click.option("--strict", is_flag=True, help="Fail when the audit finds anything.")
 def ingest(**options: Any) -> None:
     """Audit a labelled FOLDER and write the manifest that training and evaluation use.

@@ -23,6 +23,7 @@ def ingest_folder_flow(
     validation_fraction: float = 0.15,
     test_fraction: float = 0.15,
     seed: int = 0,
+    contiguous: bool = False,
     strict: bool = False,
 ) -> State[Any]:
     """Read and audit every image and mask of a folder, merge instance masks, and write the manifest that training uses.
@@ -37,6 +38,7 @@ def ingest_folder_flow(
         validation_fraction: Part of the images that decides when to stop.
         test_fraction: Part of the images that is kept out for the final score.
         seed: Another seed, another split.
+        contiguous: The images are slices of a stack: runs of them are held out, by their numbers.
         strict: Fail when the audit finds anything.
     """
     settings = {
@@ -47,6 +49,7 @@ def ingest_folder_flow(
         "group": group or None,
         "fractions": (train_fraction, validation_fraction, test_fraction),
         "seed": seed,
+        "contiguous": contiguous,
         "strict": strict,
     }
     ingested = ingest_folder(build_config(IngestConfig, settings, "ingest-folder"), ShowProgress("ingest"))

@@ -18,6 +18,7 @@ class IngestConfig(Strict):
     )
     fractions: tuple[Fraction, Fraction, Fraction] = (0.7, 0.15, 0.15)  # train, val, test
     seed: int = 0
+    contiguous: bool = False  # cases are slices of a stack: train, val and test are runs of it
     strict: bool = False
     cache: Path | None = None  # default: MASKLINE_HOME/cache
 

@@ -115,7 +115,7 @@ class NoAugmentation(Strict):
 
 
 class NucleiAugmentation(Strict):
-    """Flips and quarter turns, rotation, scale, intensity, stain, colour and noise; see pipeline.training.augment."""
+    """Flips and quarter turns, rotation, scale, bending, intensity, stain, colour, noise; pipeline.training.augment."""
 
     kind: Literal["nuclei"] = "nuclei"
     rotate: bool = True
@@ -129,6 +129,8 @@ class NucleiAugmentation(Strict):
     tint: Fraction = 0.0
     invert: Fraction = 0.0
     touch: Fraction = 0.0
+    elastic: NonNegativeFloat = 0.0  # px: how far points `elastic_spacing` px apart are moved (standard deviation)
+    elastic_spacing: PositiveInt = 32
 
 
 class CropSampling(Strict):
@@ -206,7 +208,8 @@ class TrainConfig(Strict):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where GPU or processor has it
     deterministic: bool = False  # on a GPU: the same bits from the same seed, for some speed; the CPU's always are
     tune_thresholds: bool = True
-    sample_pictures: int = 4
+    sample_pictures: NonNegativeInt = 4
+    film: bool = False  # a GIF of the first validation image's answer after each epoch
 
     @model_validator(mode="before")
     @classmethod
@@ -223,6 +226,12 @@ class TrainConfig(Strict):
     def _has_published_weights(self) -> "TrainConfig":
         if self.pretrained == "imagenet" and not self.network.published:
             raise ValueError(f"pretrained: imagenet needs a network with published weights, not {self.network.kind}")
+        return self
+
+    @model_validator(mode="after")
+    def _size_fits_the_sampling(self) -> "TrainConfig":
+        if (self.sampling.kind, self.prepare.size.kind) == ("crops", "fixed"):
+            raise ValueError("sampling: crops are of native size; prepare.size: fixed takes sampling: whole")
         return self
 
     @model_validator(mode="after")

@@ -73,7 +73,8 @@ def ingest(config: IngestConfig, watch: Watch = unwatched) -> Ingested:
 
 def _key(found: Discovered, config: IngestConfig) -> str:
     """sha256 over what stat says of every file, and over every setting that changes the result."""
-    settings = (REVISION, found.layout, str(found.root), config.group, config.fractions, config.seed, config.masks)
+    asked = (config.group, config.fractions, config.seed, config.masks, config.contiguous)
+    settings = (REVISION, found.layout, str(found.root), *asked)
     return hashlib.sha256(f"{settings!r}\n{found.stamp}".encode(errors="surrogateescape")).hexdigest()
 
 
@@ -85,7 +86,7 @@ def _ingest_cold(found: Discovered, config: IngestConfig, folder: Path, watch: W
     sets, matches = group([item.features for item in usable if item.features])
     groups = _describe(usable, sets, matches)
     together = [set(entry["cases"]) for entry in groups]
-    split = split_cases([item.case for item in usable], config.fractions, config.seed, together)
+    split = split_cases([item.case for item in usable], config.fractions, config.seed, together, config.contiguous)
     named = name_groups(split, together)
     findings = [
         *renamed,

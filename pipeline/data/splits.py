@@ -4,9 +4,11 @@
 """
 
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from math import isclose, log2
 from typing import TypeVar
 
@@ -23,6 +25,7 @@ def split_cases(
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
     seed: int = 0,
     together: Iterable[Iterable[str]] = (),
+    contiguous: bool = False,
 ) -> tuple[Case, ...]:
     """Give every labelled case a split, stratified by modality and size.
 
@@ -36,6 +39,9 @@ def split_cases(
         The same cases and seed give the same splits, in whatever order the cases come.
     together : iterable of iterables of case ids
         More that must not be split apart, such as near-duplicates. Ids that are not among the cases are ignored.
+    contiguous : bool
+        The cases are slices of a stack: in the order of their numbers, the first are train, then val, then test, so
+        that a slice's neighbours are not learnt from while it is tested (but for those at the seams).
 
     Returns
     -------
@@ -57,7 +63,8 @@ def split_cases(
         raise ConfigError("fractions", str(fractions), "three parts that add up to 1", "give for example 0.7 0.15 0.15")
     labelled = [case for case in cases if case.mask_kind != "none"]
     wanted = dict(zip(SPLITS, fractions, strict=True))
-    placed = _fill(list(_place(_units(labelled, together), wanted, seed)), wanted)
+    units = _units(labelled, together)
+    placed = _fill(list(_in_order(units, wanted) if contiguous else _place(units, wanted, seed)), wanted)
     chosen = {case.id: split for unit, split in placed for case in unit}
     return tuple(replace(case, split=chosen.get(case.id, "unlabelled")) for case in cases)
 
@@ -155,6 +162,24 @@ def _place(units: list[list[Case]], parts: Mapping[Part, float], seed: int) -> I
         best = min(costs, key=lambda part: costs[part])
         current[best].update(adds)
         yield unit, best
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts numbers in names by their value.
+
+    >>> sorted(["z10", "z9", "a2"], key=natural)
+    ['a2', 'z9', 'z10']
+    """
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
+
+
+def _in_order(units: list[list[Case]], wanted: Mapping[Split, float]) -> Iterable[tuple[list[Case], Split]]:
+    """Whole units by their first case's name; a part begins where those before it have all they are to have."""
+    total, given = sum(map(len, units)), 0
+    for unit in sorted(units, key=lambda unit: min(natural(case.id) for case in unit)):
+        ends = zip(wanted, accumulate(wanted.values()), strict=True)
+        yield unit, next(split for split, end in ends if given + len(unit) / 2 < end * total or split == SPLITS[-1])
+        given += len(unit)
 
 
 def _fill(placed: list[tuple[list[Case], Split]], wanted: Mapping[Split, float]) -> list[tuple[list[Case], Split]]:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image as Pillow
 
 from pipeline.config import ClassesTarget, colours_of
-from pipeline.results.pictures import SIDE, Colour, Picture, jpeg, thumbnail
+from pipeline.results.pictures import SIDE, Colour, Picture, jpeg, side_by_side, thumbnail
 from pipeline.types import Image, Labels
 
 _OPAQUE = 0.55
@@ -21,24 +21,25 @@ def fullest_plane(labels: Labels) -> int:
     return int(inside.argmax()) if inside.any() else len(labels) // 2
 
 
-def class_sample(image: Image, truth: Labels, predicted: Labels, target: ClassesTarget, side: int = 320) -> Picture:
-    """Image, truth and prediction side by side, no larger than `side` each, small ones enlarged by a whole number.
+def class_sample(
+    image: Image, truth: Labels, predicted: Labels | None, target: ClassesTarget, side: int = 320
+) -> Picture:
+    """Image, truth and prediction (where there is one) side by side, no larger than `side` each.
 
-    A volume shows the slice with the most true foreground. A black background stays as the image is; ignored pixels are
-    grey.
+    Small ones are enlarged by a whole number. A volume shows the slice with the most true foreground. A black
+    background stays as the image is; ignored pixels are grey.
     """
     pixels = image.pixels
     if truth.ndim == 3:
         plane = fullest_plane(truth)
-        pixels, truth, predicted = pixels[:, plane], truth[plane], predicted[plane]
+        pixels, truth, predicted = pixels[:, plane], truth[plane], None if predicted is None else predicted[plane]
     picture = thumbnail(Image(pixels, image.geometry), side)
     times = max(1, side // max(picture.shape[:2]))
     size = (picture.shape[1] * times, picture.shape[0] * times)
     picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST), np.uint8)
     colours = colours_of(target)
-    panels = [picture, _tinted(picture, truth, colours), _tinted(picture, predicted, colours)]
-    gap = np.full((size[1], 4, 3), 24, np.uint8)
-    return np.hstack([panels[0], gap, panels[1], gap, panels[2]])
+    shown = [labels for labels in (truth, predicted) if labels is not None]
+    return side_by_side([picture, *(_tinted(picture, labels, colours) for labels in shown)])
 
 
 def _tinted(picture: Picture, labels: Labels, colours: Sequence[Colour]) -> Picture:

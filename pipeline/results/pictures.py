@@ -194,18 +194,28 @@ def _caption(text: str, width: int) -> Picture:
     return np.asarray(bar, np.uint8)
 
 
-def training_sample(image: Image, truth: Labels, predicted: Labels, side: int = 320) -> Picture:
-    """Image, truth and prediction side by side, each under its name."""
+def training_sample(image: Image, truth: Labels, predicted: Labels | None = None, side: int = 320) -> Picture:
+    """Image, truth and prediction (where there is one) side by side, each under its name."""
     picture = thumbnail(image, side)
-    panels = [picture, _outlined(picture, truth), _outlined(picture, predicted)]
-    names = [
-        "image",
-        f"truth: {len(np.unique(truth[truth > 0]))}",
-        f"prediction: {len(np.unique(predicted[predicted > 0]))}",
-    ]
-    columns = [np.vstack([_caption(n, p.shape[1]), p]) for n, p in zip(names, panels, strict=True)]
-    gap = np.full((columns[0].shape[0], 4, 3), _BACK, np.uint8)
-    return np.hstack([columns[0], gap, columns[1], gap, columns[2]])
+    columns = [titled(picture, "image"), titled(_outlined(picture, truth), f"truth: {_count(truth)}")]
+    if predicted is not None:
+        columns.append(titled(_outlined(picture, predicted), f"prediction: {_count(predicted)}"))
+    return side_by_side(columns)
+
+
+def titled(picture: Picture, title: str) -> Picture:
+    """A picture below a line of text."""
+    return np.vstack([_caption(title, picture.shape[1]), picture])
+
+
+def side_by_side(pictures: Sequence[Picture]) -> Picture:
+    """Pictures of one height in a row, with a gap between them."""
+    gap = np.full((pictures[0].shape[0], 4, 3), _BACK, np.uint8)
+    return np.hstack([pictures[0], *(part for picture in pictures[1:] for part in (gap, picture))])
+
+
+def _count(labels: Labels) -> int:
+    return len(np.unique(labels[labels > 0]))
 
 
 def contact_sheet(pictures: Sequence[tuple[str, bytes]], tile: int = 188, columns: int = 4) -> Picture:

@@ -19,13 +19,14 @@ from pipeline.model.bundle import ModelRecord, VolumeRecord, describe_network, r
 from pipeline.model.targets import Thresholds, channel_names, decode
 from pipeline.model.volumes import describe_volume_network
 from pipeline.results.run import Run
+from pipeline.runs.show_training import GIF, show_example
 from pipeline.scoring.confidence import confidence
 from pipeline.scoring.metrics import match
 from pipeline.scoring.ranking import doubtful_below
 from pipeline.training.dataset import Example
 from pipeline.training.train import Training
 from pipeline.training.validate import Answer, score_name, tune_thresholds
-from pipeline.types import FORMAT_VERSION, Geometry, Image, Watch
+from pipeline.types import FORMAT_VERSION, Watch
 
 
 def _provenance(
@@ -121,20 +122,13 @@ def keep_model(
 
 def sample_pictures(found: Sequence[Answer], training: Training, thresholds: Thresholds) -> Iterator[tuple[str, bytes]]:
     """Image, truth and prediction side by side for a few validation images, spread over the modalities."""
-    from pipeline.results.class_pictures import class_sample
-    from pipeline.results.pictures import png, training_sample
+    from pipeline.results.pictures import png
 
     target = training.config.target
     order = sorted(range(len(found)), key=lambda i: (i % 7, found[i].example.case.modality))
     for i in order[: training.config.sample_pictures]:
-        answer = found[i]
-        predicted = decode(answer.probabilities, target, thresholds)
-        image = Image(answer.example.pixels, Geometry.pixels(answer.truth.ndim))
-        if isinstance(target, ClassesTarget):
-            picture = class_sample(image, answer.truth, predicted, target)
-        else:
-            picture = training_sample(image, answer.truth, predicted)
-        yield f"samples/{i:03d}.png", png(picture)
+        predicted = decode(found[i].probabilities, target, thresholds)
+        yield f"samples/{i:03d}.png", png(show_example(found[i].example, predicted, training.config))
 
 
 def final_numbers(training: Training, tuned: float) -> dict[str, float]:
@@ -173,7 +167,8 @@ def write_record(
 def publish_training(tracking: Any, run: Run, out: Path, numbers: Mapping[str, float], name: str) -> str:
     """Show in MLflow what people look at, and register the model; only `models promote` moves an alias."""
     run.log_metrics({f"final_{key}": value for key, value in numbers.items()})
-    for path in (out / "history.csv", out / "train.json"):
-        run.log_file(path)
+    for path in (out / "history.csv", out / "train.json", out / GIF):
+        if path.is_file():
+            run.log_file(path)
     run.log_file(out / "samples", "samples")
     return str(tracking.register(out / "model", name, run))

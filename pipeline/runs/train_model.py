@@ -19,6 +19,7 @@ from pipeline.model.bundle import (
 from pipeline.results.run import Run
 from pipeline.runs.find_model import find_any_model
 from pipeline.runs.keep_model import final_numbers, keep_model, publish_training, sample_pictures, write_record
+from pipeline.runs.show_training import Film, write_first_pictures
 from pipeline.training.dataset import load_examples
 from pipeline.training.train import EpochResult, Training, epochs_done, resume_training, run_training, start_training
 from pipeline.training.validate import answers
@@ -81,10 +82,12 @@ def _how_it_ended(training: Training, interrupted: bool) -> str:
     return f"no better for {training.config.plan[training.progress.phase].patience} epochs"
 
 
-def _epochs(results: Iterator[EpochResult], run: Run | None) -> bool:
-    """Log every epoch as it comes; True where Ctrl-C ended it."""
+def _epochs(results: Iterator[EpochResult], run: Run | None, film: Film | None) -> bool:
+    """Log and film every epoch as it comes; True where Ctrl-C ended it."""
     try:
         for result in results:
+            if film is not None:
+                film.take()
             if run is not None:
                 run.log_metrics({**result.metrics, "best": float(result.better)}, result.epoch)
     except KeyboardInterrupt:
@@ -153,7 +156,8 @@ def train_model(
     Parameters
     ----------
     data : manifest CSV or labelled folder.
-    out : holds model/ (the result), checkpoint/ (what --resume needs), history.csv, train.json and samples/.
+    out : holds model/ (the result), checkpoint/ (what --resume needs), history.csv, train.json, pictures of random
+        cases before (data/) and of validation images after (samples/), and with `film` epochs.gif.
     resume : go on from `out/checkpoint`; bit for bit the undisturbed training on the CPU without a time budget.
     start : a model whose weights to begin with (same network): shipped:NAME, a registered name, or a folder.
     time_budget : seconds of training, validation included; tuning and writing come on top.
@@ -169,7 +173,12 @@ def train_model(
     with _tracked(config, data, manifest, track, resume) as (tracking, run):
         examples = load_examples(learn, config, stride, watch)
         validation = load_examples(check, config, stride, watch)
-        interrupted = _epochs(run_training(training, examples, validation, out / "checkpoint", identity, watch), run)
+        first = write_first_pictures(examples, validation, config, out)
+        if run is not None and first is not None:
+            run.log_file(first, "data")
+        film = Film(training, validation[0], out) if config.film else None
+        results = run_training(training, examples, validation, out / "checkpoint", identity, watch)
+        interrupted = _epochs(results, run, film)
         if not training.best:
             raise TrainingError("training", "no finished epoch", "at least one", "give it more time, or smaller epochs")
         training.average.load_state_dict(training.best)

@@ -18,6 +18,7 @@ from monai.transforms.compose import Compose
 from monai.transforms.transform import MapTransform, Randomizable
 
 from pipeline.config import LossConfig, NoAugmentation, NucleiAugmentation, Target
+from pipeline.training.elastic import RandElasticd
 from pipeline.training.encode import EncodeTargetd
 from pipeline.types import Array, Pixels
 
@@ -267,6 +268,7 @@ def build_augmentation(
     else:
         changes = [
             RandWarpCropd(size, config.rotate, config.scale),
+            *([RandElasticd(config.elastic, config.elastic_spacing)] if config.elastic else []),
             *([RandTouchd(config.touch)] if config.touch else []),
             Normalised(),
             *([RandColourd(config.stain, config.grey, config.tint)] if channels == 3 else []),

@@ -159,3 +159,18 @@ def test_impossible_folds_are_refused(folds):
     cases = [case(f"{k}", "stained", (256, 256), group=f"g{k % 3}") for k in range(9)]
     with pytest.raises(ConfigError, match="2 to 3"):
         fold_cases(cases, folds)
+
+
+def test_slices_of_a_stack_are_held_out_in_runs():
+    """Thirty slices, 9 before 10: the first 21 train, then 4 validate and 5 test, whatever the order they come in."""
+    cases = [case(f"image/{k}") for k in sorted(range(30), key=str)]
+    split = {int(c.id[6:]): c.split for c in split_cases(cases, (0.7, 0.14, 0.16), contiguous=True)}
+    assert [split[k] for k in range(30)] == ["train"] * 21 + ["val"] * 4 + ["test"] * 5
+
+
+def test_runs_keep_groups_whole():
+    """Two planes of one specimen at a seam stay together, though one slice more is then in training."""
+    cases = [case(f"z{k}", group="both" if k in (6, 7) else "") for k in range(10)]
+    split = {c.id: c.split for c in split_cases(cases, (0.7, 0.2, 0.1), contiguous=True)}
+    assert split["z6"] == split["z7"] == "val" and split["z5"] == "train" and split["z9"] == "test"
+    assert split["z8"] in ("val", "test")

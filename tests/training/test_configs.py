@@ -1,18 +1,81 @@
-"""The configs that ship: each is valid as it stands, and says how it is run and what came of it."""
+"""Every config that ships is whole: its head says how it is run and what came of it, and it trains."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from pipeline.config import TrainConfig, load_config
+import unet
+from pipeline.config import ClassesTarget, TrainConfig, build_config, read_tree
+from pipeline.errors import ConfigError
+from pipeline.training.dataset import Example, build_dataset
+from pipeline.training.train import start_training, train_step
+from pipeline.training.volumes import prepared
+from pipeline.types import Case, Geometry
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
-def test_a_config_is_valid_and_headed(path: Path) -> None:
-    """Command, hardware, time and score stand above it."""
-    assert load_config(TrainConfig, path).name
-    head = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-    for word in ("command:", "hardware:", "time:", "score:"):
-        assert any(line.startswith(f"# {word}") for line in head), word
+def small(path: Path) -> TrainConfig:
+    """The config as it stands but for the size of its images, which are what takes the time, and nothing downloaded."""
+    tree: dict[str, Any] = read_tree(path)
+    sampling, size = tree["sampling"], tree.get("prepare", {}).get("size", {})
+    if sampling["kind"] == "patches":
+        sampling["size"] = [16, 16, 16]
+    elif sampling["kind"] == "crops":
+        sampling["size"] = 64
+    if size.get("kind") == "fixed":
+        size |= {"height": 64, "width": 64}
+    return build_config(TrainConfig, tree | {"pretrained": "none"}, path.name)
+
+
+def made(config: TrainConfig, stride: int | tuple[int, ...]) -> Example:
+    """Noise with two labelled boxes, in as many dimensions and channels as the config takes."""
+    side = (80, 80) if config.network.dimensions == 2 else (24, 32, 32)
+    labels = np.zeros(side, np.uint32)
+    labels[..., 8:30, 8:14], labels[..., 8:30, 15:22] = 1, 2
+    classes = isinstance(config.target, ClassesTarget)
+    if isinstance(config.target, ClassesTarget):
+        labels %= len(config.target.names)
+    pixels = np.random.default_rng(0).integers(0, 255, (config.prepare.channels, *side), np.uint8)
+    case = Case("made", Path("made.png"), "made.png", mask_kind="classes" if classes else "labels")
+    geometry = Geometry.pixels(len(side))
+    if config.network.dimensions == 3:
+        geometry = replace(geometry, spacing=(1.0, 1.0, 1.0), unit="mm")
+    return Example(case, pixels, labels, prepared(case, pixels, geometry, config, stride))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_its_head_says_how_it_is_run_and_what_came_of_it(path: Path) -> None:
+    """Command, hardware, time and score stand above the config, and the command names this very file."""
+    head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    said = dict(
+        found.groups() for line in head if (found := re.match(r"# (command|hardware|time|score): +(\S.*)", line))
+    )
+    assert list(said) == ["command", "hardware", "time", "score"]
+    assert re.match(rf"maskline (train {path.stem} --data \S+|train {path.stem} --from|demo\b)", said["command"])
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_it_trains(path: Path) -> None:
+    """Its network is built, and a step on made data of its own preparation, augmentation, target and loss is finite."""
+    config = small(path)
+    training = start_training(config, "cpu")
+    stride = unet.stride_of(training.network)
+    data = build_dataset([made(config, stride)] * 2, config)
+    samples = [data[0], data[1]]
+    batch = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
+    training.network.train()
+    assert np.isfinite(train_step(training, batch))
+
+
+def test_crops_are_not_of_a_fixed_size() -> None:
+    """Crops of native size would teach what images brought to 128 x 128 never show."""
+    tree = {"prepare": {"size": {"kind": "fixed"}}, "target": {"kind": "mask"}, "network": {"kind": "guide_unet"}}
+    with pytest.raises(ConfigError, match="fixed takes sampling: whole"):
+        build_config(TrainConfig, tree, "here")
+    assert build_config(TrainConfig, tree | {"sampling": {"kind": "whole"}}, "here").prepare.size.kind == "fixed"
