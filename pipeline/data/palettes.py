@@ -8,10 +8,26 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.files import atomic_write
+from pipeline.data.images import open_image
 from pipeline.errors import OutputError
 from pipeline.types import FORMAT_VERSION, Labels
 
 KEY = "maskline"  # of the PNG's text
+
+
+def read_palette(path: Path, classes: int) -> tuple[tuple[int, int, int], ...]:
+    """The colours of the first `classes` numbers of a palette PNG; none of a file without a palette, or of fewer.
+
+    Raises ImageError where there is no image.
+    """
+    from PIL import Image as Pillow
+
+    if open_image(path).mode != "palette":
+        return ()
+    with Pillow.open(path) as picture:
+        values = (picture.getpalette("RGB") or [])[: 3 * classes]
+    colours = tuple((values[k], values[k + 1], values[k + 2]) for k in range(0, len(values), 3))
+    return colours if len(colours) == classes else ()
 
 
 def write_class_png(path: Path, labels: Labels, names: Sequence[str], colours: Sequence[tuple[int, int, int]]) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import unet
-from pipeline.config import LastFraction, TrainConfig, masks_of
+from pipeline.config import ClassesTarget, LastFraction, TrainConfig, masks_of
 from pipeline.data.manifest import Manifest, load_data
+from pipeline.data.palettes import read_palette
 from pipeline.errors import TrainingError
 from pipeline.inference.engines import choose_device
 from pipeline.model.bundle import (
@@ -65,6 +66,15 @@ def split_for_training(manifest: Manifest, config: TrainConfig) -> tuple[tuple[C
             "give more labelled images, or set the split column of the manifest",
         )
     return learn, check
+
+
+def with_palette(config: TrainConfig, cases: Sequence[Case]) -> TrainConfig:
+    """The config with the colours of the first label image, where its target has none and the image has a palette."""
+    target, masks = config.target, cases[0].masks
+    if not isinstance(target, ClassesTarget) or target.palette or target.merge or target.trimap or not masks:
+        return config
+    colours = read_palette(masks[0], len(target.names))
+    return config.model_copy(update={"target": target.model_copy(update={"palette": colours})})
 
 
 def _identity(config: TrainConfig, manifest: Manifest, start: TrainedModel | None) -> str:
@@ -167,6 +177,7 @@ def train_model(
     """
     manifest = load_data(data, masks_of(config.target))
     learn, check = split_for_training(manifest, config)
+    config = with_palette(config, learn)
     out.mkdir(parents=True, exist_ok=True)
     training, identity = _begin(config, manifest, start, resume, time_budget, device, out / "checkpoint", watch)
     stride = unet.stride_of(training.network)

@@ -1,5 +1,8 @@
 """What a target makes of label images: classes merged, objects turned into trimaps, and what cannot be asked for."""
 
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from pipeline.config import ClassesTarget, TrainConfig, build_config, masks_of
-from pipeline.data.classes import class_map, trimap
+from pipeline.config import ClassesTarget, TrainConfig, build_config, load_config, masks_of
+from pipeline.data.audit import content_digest
+from pipeline.data.classes import class_map, read_class_map, trimap
+from pipeline.data.manifest import data_folder, read_manifest
 from pipeline.errors import ConfigError, MaskError
 from pipeline.model.targets import activate
 from unet.losses import build_loss
@@ -103,3 +108,22 @@ def test_two_classes_of_one_channel():
     changed = logits.clone()
     changed[0, 0, 0, :3] += 9
     torch.testing.assert_close(loss(changed, target), wanted)
+
+
+@pytest.mark.data
+def test_the_manifest_of_camvid_is_of_its_files():
+    """55 frames of three drives, none of which is in two splits; every number is a class or void; road is there."""
+    path = Path(__file__).parents[2] / "data_manifests" / "camvid.csv"
+    if not (data_folder() / "camvid").is_dir():
+        pytest.skip(f"no {data_folder() / 'camvid'}")
+    cases = read_manifest(path).cases
+    assert Counter((case.group, case.split) for case in cases) == {
+        ("0016E5", "train"): 37,
+        ("0001TP", "test"): 7,
+        ("0006R0", "test"): 11,
+    }
+    config = load_config(TrainConfig, path.parents[1] / "configs" / "half-unet.yaml")
+    for case in cases[::9]:
+        assert content_digest(case) == case.sha256
+        numbers = np.unique(class_map(read_class_map(case.masks[0], case.shape), "classes", config.target, case.id))
+        assert set(numbers) <= {*range(11), 255} and 3 in numbers

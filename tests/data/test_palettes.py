@@ -7,7 +7,7 @@ import pytest
 from PIL import Image as Pillow
 
 from pipeline.data.classes import read_class_map
-from pipeline.data.palettes import write_class_png
+from pipeline.data.palettes import read_palette, write_class_png
 from pipeline.errors import OutputError
 
 NAMES, COLOURS = ("none", "Straße", "tree"), ((0, 0, 0), (128, 64, 128), (1, 200, 3))
@@ -23,6 +23,14 @@ def test_numbers_colours_and_names_come_back(tmp_path):
         assert picture.mode == "P" and (np.asarray(picture) == labels).all()
         assert (np.asarray(picture.convert("RGB")) == np.asarray(COLOURS)[labels]).all()
         assert json.loads(picture.text["maskline"]) == {"format_version": 1, "kind": "classes", "names": list(NAMES)}
+
+
+def test_a_palette_is_read_where_there_is_one(tmp_path):
+    """The colours of as many numbers as there are classes; none of grey, and none where some would be missing."""
+    write_class_png(tmp_path / "a.png", np.zeros((4, 4), np.uint32), NAMES, COLOURS)
+    Pillow.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "grey.png")
+    assert read_palette(tmp_path / "a.png", 3) == COLOURS and read_palette(tmp_path / "a.png", 2) == COLOURS[:2]
+    assert read_palette(tmp_path / "a.png", 9) == () == read_palette(tmp_path / "grey.png", 3)
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,13 @@ from PIL import Image as Pillow
 from pipeline.config import EvaluateConfig, IngestConfig, SegmentConfig, TrainConfig, build_config
 from pipeline.data.ingest import ingest
 from pipeline.data.labels import write_labels
-from pipeline.data.manifest import read_manifest, write_manifest
+from pipeline.data.manifest import load_data, read_manifest, write_manifest
+from pipeline.data.palettes import write_class_png
 from pipeline.model.bundle import load_model
 from pipeline.results.lock import STATE
 from pipeline.runs.evaluate_model import evaluate_model, score_folder
 from pipeline.runs.segment_folder import segment_folder
-from pipeline.runs.train_model import train_model
+from pipeline.runs.train_model import train_model, with_palette
 from pipeline.types import Geometry
 
 NAMES, PALETTE = ["sky", "road", "car"], [[90, 150, 220], [128, 64, 128], [200, 0, 0]]
@@ -146,6 +147,21 @@ def test_a_binary_scene_has_one_channel(data: Path, tmp_path: Path) -> None:
     assert scores["classes"]["road"]["iou"] > 0.6
     truth = sum(int((scene(number)[1] == 1).sum()) for number in range(3, 9))
     assert scores["classes"]["road"]["pixels_true"] == truth
+
+
+def test_a_palette_of_the_label_images_is_the_models(tmp_path: Path) -> None:
+    """A config without one takes the colours of the label PNGs, which come out again; one that has its own keeps it."""
+    for number in range(6):
+        pixels, labels = scene(number)
+        labels[labels == VOID] = 0
+        (tmp_path / "data/images").mkdir(parents=True, exist_ok=True)
+        Pillow.fromarray(pixels).save(tmp_path / f"data/images/{number}.png")
+        write_class_png(tmp_path / f"data/labels/{number}.png", labels.astype(np.uint32), NAMES, ((1, 2, 3),) * 3)
+    tree = CONFIG | {"target": {"kind": "classes", "names": NAMES}, "epochs": 1, "sample_pictures": 0}
+    trained = train_model(build_config(TrainConfig, tree, "test"), tmp_path / "data", tmp_path / "run", track=False)
+    assert load_model(trained.model).record.target.palette == ((1, 2, 3),) * 3
+    own = build_config(TrainConfig, CONFIG, "test")
+    assert with_palette(own, load_data(tmp_path / "data", "classes").cases) is own
 
 
 def test_trimaps_are_learned_of_instance_masks(tmp_path: Path) -> None:
