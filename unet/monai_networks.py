@@ -6,7 +6,7 @@ not exact. Where MONAI leaves the choice it is ours too (`norm`).
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from monai.networks.nets.attentionunet import AttentionUnet as MonaiAttentionUNet
 from monai.networks.nets.basic_unet import BasicUNet
@@ -17,6 +17,7 @@ from monai.networks.nets.swin_unetr import SwinUNETR as MonaiSwinUNETR
 from monai.networks.nets.unet import UNet
 from monai.networks.nets.vnet import VNet as MonaiVNet
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from unet.dimensions import Pooling, Stride, pooling_factors, total_stride
 
@@ -175,12 +176,24 @@ class DynamicUNet(_Wrapped):
             deep_supr_num=max(1, min(2, len(filters) - 2)),
             res_block=residual,
         )
+        del network.skip_layers  # a second name of every block, which no file of weights takes
         super().__init__(network, total_stride(factors))
+        self.deep_supervision = deep_supervision
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
-        logits: Tensor = self.network(image)
-        levels = self.training and logits.ndim > image.ndim  # MONAI stacks them on an axis of their own
-        return list(logits.unbind(1)) if levels else logits
+        network: Any = self.network
+        x, copies, levels = network.input_block(image), [], []
+        for down in (*network.downsamples, network.bottleneck):
+            copies.append(x)
+            x = down(x)
+        for up, copy in zip(network.upsamples, reversed(copies), strict=True):
+            x = up(x, copy)
+            levels.append(x)
+        logits: Tensor = network.output_block(x)
+        if not (self.training and self.deep_supervision):
+            return logits
+        upper = zip(network.deep_supervision_heads, levels[-2::-1], strict=False)  # the finest level has its own head
+        return [logits, *(interpolate(head(level), logits.shape[2:]) for head, level in upper)]
 
 
 class SegResNet(_Wrapped):

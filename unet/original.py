@@ -81,7 +81,8 @@ class OriginalUNet(nn.Module):
         """The smallest side of at least `least` px that gives an answer and halves evenly at each step: 16k + 12."""
         rest = 4 * (self.stride - 1)
         least = max(least, 2 * self.margin + 1)
-        return self.stride * -(-(least - rest) // self.stride) + rest
+        steps = (least - rest + self.stride - 1) // self.stride  # not -(-a // b), which comes out otherwise when traced
+        return self.stride * steps + rest
 
     def forward(self, image: Tensor) -> Tensor:
         if self.borders == "valid":

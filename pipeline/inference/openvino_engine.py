@@ -132,6 +132,9 @@ class OpenVinoEngine(ThreadedEngine):
             request = idle.get()
             try:
                 answer = request.infer([part[None] for part in raw], share_inputs=True)[0]
+                if answer.shape[2:] != raw.tile.shape[1:]:
+                    came, wanted = f"{answer.shape[2:]} for a tile", f"{raw.tile.shape[1:]}, as torch answers"
+                    raise ModelError("--engine openvino", came, wanted, "choose --engine torch")
                 return np.array(answer[0], np.float32)  # a copy: the request's memory is used again
             finally:
                 idle.put(request)

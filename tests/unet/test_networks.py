@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from monai.networks.nets.dynunet import DynUNet
 from pydantic import ValidationError
 from torch import nn
 
@@ -283,6 +284,20 @@ def test_dense_blocks_pass_everything_on() -> None:
     block = make(DenseUNet(layers=(3, 2), growth=5, stem=4)).down[0]
     image = torch.rand(1, 4, 8, 8)
     assert block(image).shape == (1, 4 + 3 * 5, 8, 8) and torch.equal(block(image)[:, :4], image)
+
+
+def test_the_dynamic_unet_is_monais() -> None:
+    """The same blocks in the same order: MONAI's own answers and heads, with each block under one name."""
+    ours = make(DynamicUNet(in_channels=1, out_channels=2, filters=(4, 6, 8, 10), deep_supervision=True))
+    theirs = DynUNet(2, 1, 2, [3] * 4, [1, 2, 2, 2], [2, 2, 2], (4, 6, 8, 10), deep_supervision=True, deep_supr_num=2)
+    state = {name.removeprefix("network."): tensor for name, tensor in ours.state_dict().items()}
+    assert len({tensor.data_ptr() for tensor in state.values()}) == len(state)
+    assert all("skip_layers" in name for name in theirs.load_state_dict(state, strict=False).missing_keys)
+    image = torch.rand(2, 1, 32, 48)
+    assert torch.equal(ours.eval()(image), theirs.eval()(image))
+    levels = theirs.train()(image).unbind(1)
+    for mine, level in zip(ours.train()(image), levels, strict=True):
+        torch.testing.assert_close(mine, level)
 
 
 GLOBAL = {"monai_basic_unet", "attention_unet", "dynamic_unet", "seg_res_net", "swin_unetr"}
