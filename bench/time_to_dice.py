@@ -5,6 +5,9 @@
 Dice is the mean over the manifest's whole validation images, at native resolution, of the prediction above .5 against
 the true merged masks; both recipes are asked after every epoch (ours are made short for that). The clock runs while
 they train, not while they are asked. A recipe that ends without reaching it counts with its whole time.
+
+Ours is `configs/nuclei.yaml` as one would set it for a first look (QUICK): smaller crops, a higher rate that warms up
+sooner, an average of shorter memory.
 """
 
 import argparse
@@ -16,13 +19,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.config import CropSampling, TrainConfig, load_config
+from pipeline.config import TrainConfig, load_config
 from pipeline.data.manifest import Manifest, load_data
 from pipeline.inference.engines import choose_device
 from pipeline.runs.train_model import split_for_training
 from pipeline.training.dataset import Example, load_examples
 from pipeline.training.train import Training, run_training, start_training
 from pipeline.training.validate import answers
+
+QUICK = (
+    "epochs=60",
+    "sampling.size=128",
+    "sampling.per_epoch=128",
+    "batch_size=8",
+    "optimiser.lr=0.003",
+    "schedule.warmup_steps=16",
+    "ema=0.97",
+)
 
 
 def dice(training: Training, examples: Sequence[Example]) -> float:
@@ -72,11 +85,9 @@ def main() -> None:
     print(f"{len(manifest.split('val'))} validation images, {torch.get_num_threads()} threads, {device}")
     ratios = []
     for seed in arguments.seeds:
-        ours = load_config(TrainConfig, Path("configs/nuclei.yaml"), (f"seed={seed}", "epochs=60"))
-        assert isinstance(ours.sampling, CropSampling)
-        short = ours.model_copy(update={"sampling": ours.sampling.model_copy(update={"per_epoch": 128})})
+        ours = load_config(TrainConfig, Path("configs/nuclei.yaml"), (f"seed={seed}", *QUICK))
         guide = load_config(TrainConfig, arguments.guide, (f"seed={seed}",))
-        mine, reached = seconds_to(arguments.wanted, short, manifest, device)
+        mine, reached = seconds_to(arguments.wanted, ours, manifest, device)
         other, best = seconds_to(arguments.wanted, guide, manifest, device)
         ratios.append(other / mine)
         print(

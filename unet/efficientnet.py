@@ -32,7 +32,12 @@ _TAPS = {0: 16, 2: 24, 4: 40, 7: 80}  # blocks whose output is the last at its s
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+    """The published epsilon, and torch's momentum.
+
+    The published momentum of 0.01 is for weeks on ImageNet: on other images the statistics lag behind the weights for
+    hundreds of steps, and what validation sees jumps about (docs/accuracy.md).
+    """
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.1)
 
 
 class _InvertedResidual(nn.Module):
