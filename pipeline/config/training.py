@@ -159,6 +159,17 @@ class LastFraction(Strict):
     fraction: Fraction = 0.1
 
 
+class RandomFraction(Strict):
+    """A part of the training images drawn by `seed` is the validation set (the VGG19 guide's 80/20 split, seed 42).
+
+    Images are drawn one by one, as the guide does: tiles of one picture may come to lie on both sides.
+    """
+
+    kind: Literal["random_fraction"] = "random_fraction"
+    fraction: Fraction = 0.2
+    seed: int = 42
+
+
 class EarlyStopping(Strict):
     """Stop after `patience` epochs without a better `watch`, never before `minimum_epochs`."""
 
@@ -197,7 +208,9 @@ class TrainConfig(Strict):
     augmentation: Annotated[
         NucleiAugmentation | NoAugmentation | SceneAugmentation | VolumeAugmentation, Field(discriminator="kind")
     ] = NucleiAugmentation()
-    validation: Annotated[ManifestValidation | LastFraction, Field(discriminator="kind")] = ManifestValidation()
+    validation: Annotated[ManifestValidation | LastFraction | RandomFraction, Field(discriminator="kind")] = (
+        ManifestValidation()
+    )
     stopping: EarlyStopping = EarlyStopping()
     batch_size: PositiveInt = 8
     epochs: PositiveInt = 300

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import unet
-from pipeline.config import ClassesTarget, LastFraction, TrainConfig, masks_of
+from pipeline.config import ClassesTarget, LastFraction, RandomFraction, TrainConfig, masks_of
 from pipeline.data.manifest import Manifest, load_data
 from pipeline.data.palettes import read_palette
 from pipeline.errors import TrainingError
@@ -54,8 +56,11 @@ class Trained:
 def split_for_training(manifest: Manifest, config: TrainConfig) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
     """Cases to learn from and cases to validate on; test cases are never among them."""
     learn, check = manifest.split("train"), manifest.split("val")
-    if isinstance(config.validation, LastFraction):
+    if isinstance(config.validation, LastFraction | RandomFraction):
         everything = learn + check
+        if isinstance(config.validation, RandomFraction):
+            order = np.random.default_rng(config.validation.seed).permutation(len(everything))
+            everything = tuple(everything[number] for number in order)
         kept = round(len(everything) * (1 - config.validation.fraction))
         learn, check = everything[:kept], everything[kept:]
     if not learn or not check:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import CropSampling, EarlyStopping, LastFraction, NucleiUNet, TrainConfig
+from pipeline.config import CropSampling, EarlyStopping, LastFraction, NucleiUNet, RandomFraction, TrainConfig
 from pipeline.data.manifest import load_data
 from pipeline.data.simulate import simulate_dataset
 from pipeline.errors import TrainingError
@@ -102,6 +102,22 @@ def test_the_guide_s_validation_is_the_last_part(data: Path) -> None:
     everything = manifest.split("train") + manifest.split("val")
     assert learn + check == everything and len(check) == round(len(everything) * 0.25)
     assert not {case.id for case in manifest.split("test")} & {case.id for case in everything}
+
+
+def test_a_drawn_validation_set_is_the_seed_s(data: Path) -> None:
+    """Another seed draws other images; none is lost, none is on both sides, none is a test image."""
+    manifest = load_data(data)
+    drawn = [
+        job.split_for_training(
+            manifest, CONFIG.model_copy(update={"validation": RandomFraction(fraction=0.25, seed=seed)})
+        )
+        for seed in (42, 42, 43)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    everything = manifest.split("train") + manifest.split("val")
+    learn, check = drawn[0]
+    assert {case.id for case in learn + check} == {case.id for case in everything}
+    assert len(learn) + len(check) == len(everything) and len(check) == round(len(everything) * 0.25)
 
 
 def test_nothing_to_train_on_is_said(tmp_path: Path, data: Path) -> None:
