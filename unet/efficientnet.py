@@ -14,6 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from unet.depthwise import Depthwise
 from unet.nuclei import convolution
 from unet.published import Published
 
@@ -50,9 +51,7 @@ class _InvertedResidual(nn.Module):
         if self.expands:
             self._expand_conv = nn.Conv2d(inputs, middle, 1, bias=False)
             self._bn0 = _norm(middle)
-        self._depthwise_conv = nn.Conv2d(
-            middle, middle, kernel, stride=stride, padding=kernel // 2, groups=middle, bias=False
-        )
+        self._depthwise_conv = Depthwise(middle, kernel, stride)
         self._bn1 = _norm(middle)
         self._project_conv = nn.Conv2d(middle, outputs, 1, bias=False)
         self._bn2 = _norm(outputs)

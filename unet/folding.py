@@ -93,6 +93,13 @@ def _fuse_activations(graph: fx.GraphModule) -> None:
             _drop(following)
 
 
+class _Tracer(fx.Tracer):
+    """Takes every convolution whole, those that are not torch's own classes too."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, _CONVOLUTIONS) or super().is_leaf_module(m, module_qualified_name)
+
+
 def fold(network: nn.Module, *, fuse: bool) -> nn.Module:
     """A copy to evaluate with; the network itself stays as it is.
 
@@ -101,7 +108,7 @@ def fold(network: nn.Module, *, fuse: bool) -> nn.Module:
     """
     own = copy.deepcopy(network).eval()
     try:
-        graph = fx.symbolic_trace(own)
+        graph = fx.GraphModule(own, _Tracer().trace(own))
     except _UNTRACEABLE:
         return own
     _fold_norms(graph)

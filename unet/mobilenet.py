@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from unet.depthwise import Depthwise
 from unet.imagenet import ImageNetInput
 from unet.published import Published
 
@@ -25,9 +26,8 @@ _TAPS = {2: 96, 4: 144, 7: 192, 14: 576}  # features whose expansion is a tap, w
 _DEEPEST = 320
 
 
-def _convolution(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return nn.Sequential(layer, nn.BatchNorm2d(outputs), nn.ReLU6())
+def _normed(layer: nn.Conv2d) -> nn.Sequential:
+    return nn.Sequential(layer, nn.BatchNorm2d(layer.out_channels), nn.ReLU6())
 
 
 class InvertedResidual(nn.Module):
@@ -37,8 +37,8 @@ class InvertedResidual(nn.Module):
         super().__init__()
         middle = inputs * expansion
         self.residual = stride == 1 and inputs == outputs
-        layers = [_convolution(inputs, middle)] if expansion > 1 else []
-        layers.append(_convolution(middle, middle, 3, stride, groups=middle))
+        layers = [_normed(nn.Conv2d(inputs, middle, 1, bias=False))] if expansion > 1 else []
+        layers.append(_normed(Depthwise(middle, 3, stride)))
         project = nn.Conv2d(middle, outputs, 1, bias=False)
         self.conv = nn.Sequential(*layers, project, *([] if last else [nn.BatchNorm2d(outputs)]))
 
@@ -52,7 +52,7 @@ class InvertedResidual(nn.Module):
 
 def mobilenet_features() -> nn.Sequential:
     """torchvision's `mobilenet_v2().features` 0 to 17, the last without its BatchNorm."""
-    layers: list[nn.Module] = [_convolution(3, 32, 3, 2)]
+    layers: list[nn.Module] = [_normed(nn.Conv2d(3, 32, 3, 2, 1, bias=False))]
     inputs = 32
     for expansion, outputs, repeats, first in _STAGES:
         for number in range(repeats):

@@ -31,6 +31,7 @@ from pipeline.config import (
     VNet,
 )
 from pipeline.model.halo import probe_halo
+from unet.depthwise import Depthwise
 
 SLIM = (4, 6, 8, 10, 12)
 KINDS: list[NetworkConfig] = [
@@ -356,3 +357,21 @@ def test_volumes_keep_their_layout() -> None:
     assert unet.images_layout(volume) is torch.contiguous_format
     network = unet.channels_last(make(NucleiUNet(filters=(4, 8, 8), dimensions=3, in_channels=1)))
     assert all(p.is_contiguous() for p in network.parameters())
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
+def test_depthwise_is_a_grouped_convolution(kernel, stride):
+    """Without autocast the very numbers of nn.Conv2d; learning in bfloat16 its gradients within bfloat16's error."""
+    torch.manual_seed(0)
+    layer = Depthwise(32, kernel, stride)
+    oracle = nn.Conv2d(32, 32, kernel, stride, kernel // 2, groups=32, bias=False)
+    oracle.load_state_dict(layer.state_dict())
+    image = torch.randn(2, 32, 19, 22)
+    assert torch.equal(layer(image), oracle(image))
+    with torch.autocast("cpu", torch.bfloat16):
+        answer = layer(image)
+    answer.float().pow(2).sum().backward()
+    oracle(image).pow(2).sum().backward()
+    close = torch.nn.functional.cosine_similarity(layer.weight.grad.flatten(), oracle.weight.grad.flatten(), dim=0)
+    assert close > 0.9999
+    assert answer.dtype is (torch.bfloat16 if (kernel, stride) == (3, 1) else torch.float32)
