@@ -11,13 +11,18 @@ from pipeline.results.names import label_suffix
 from pipeline.types import Case, Image, Labels
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
     from pipeline.data.multiscales import Multiscale
     from pipeline.runs.segment_case import Answer
 
 PICTURES = f"{STATE}/pictures"
-_OF_OBJECTS = ("area", "density", "touching", "median_area", "contrast", "saturated")
+_OF_OBJECTS = (
+    *("objects", "area", "density", "intensity"),
+    *("touching", "median_area", "contrast", "saturated"),
+)
 
 
 def label_paths(case: Case, geojson: bool, classes: bool = False) -> tuple[str, ...]:
@@ -33,8 +38,8 @@ def picture_path(stem: str) -> str:
 
 def describe_small(answer: "Answer", objects: "pd.DataFrame") -> dict[str, Any]:
     """The columns of images.csv: `area` is the mean object's in px² (px³ of volumes), `density` objects per megapixel,
-    `intensity` the mean over objects and channels in the file's own values. Classes have a row each, there or not, and
-    nothing that is of objects alone.
+    `intensity` the mean over objects and channels in the file's own values. Class maps have nothing that is of objects
+    alone, but the part of the pixels that each class has.
     """
     import numpy as np
 
@@ -58,9 +63,17 @@ def describe_small(answer: "Answer", objects: "pd.DataFrame") -> dict[str, Any]:
         "confidence": answer.confidence.image if answer.confidence else None,
         **{f"model_{name}": value for name, value in answer.statistics.items()},
     }
-    if getattr(answer, "classes", ()):
+    if classes := getattr(answer, "classes", ()):
         row = {name: value for name, value in row.items() if name not in _OF_OBJECTS}
+        row |= fractions(np.bincount(answer.labels.ravel(), minlength=len(classes)), classes)
     return {name: plain(value) for name, value in row.items()}
+
+
+def fractions(pixels: "NDArray[np.int64]", names: Sequence[str]) -> dict[str, float]:
+    """The columns of images.csv that say which part of the image each class is, from its number of pixels."""
+    from pipeline.results.tables import fraction_column
+
+    return {fraction_column(name): float(count / pixels.sum()) for name, count in zip(names, pixels, strict=True)}
 
 
 def plain(value: Any) -> Any:

@@ -95,8 +95,13 @@ def test_label_pngs_hold_classes_colours_and_names(data: Path, model: Path, tmp_
     assert told[1] == {"value": 1, "name": "road", "colour": PALETTE[1]}
     table = pd.read_csv(tmp_path / "out/images.csv")
     assert set(table["labels"]) == {f"labels/{name}" for name in images}
+    for row in table.to_dict("records"):
+        with Pillow.open(tmp_path / "out" / row["labels"]) as picture:
+            counted = np.bincount(np.asarray(picture).ravel(), minlength=3) / (24 * 32)
+        np.testing.assert_allclose([row[f"fraction_{name}"] for name in NAMES], counted, rtol=1e-5)
+    assert table[["objects", "area", "density", "intensity"]].isna().all(axis=None)
     again = segment_folder(config)
-    assert (again.done, again.skipped) == (0, 9)
+    assert (again.done, again.skipped, again.objects) == (0, 9, None)
 
 
 def test_the_report_shows_classes_in_their_colours(data: Path, model: Path, tmp_path: Path) -> None:
