@@ -1,10 +1,10 @@
 """What one image leaves in the results folder: label file, outlines, the report's picture, its row of images.csv."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.data.files import atomic_write
+from pipeline.data.files import atomic_write, remove
 from pipeline.results.ledger import Product
 from pipeline.results.lock import STATE
 from pipeline.results.names import label_suffix
@@ -64,9 +64,13 @@ def describe_small(answer: "Answer", objects: "pd.DataFrame") -> dict[str, Any]:
         **{f"model_{name}": value for name, value in answer.statistics.items()},
     }
     if classes := getattr(answer, "classes", ()):
-        row = {name: value for name, value in row.items() if name not in _OF_OBJECTS}
-        row |= fractions(np.bincount(answer.labels.ravel(), minlength=len(classes)), classes)
+        row = of_classes(row, fractions(np.bincount(answer.labels.ravel(), minlength=len(classes)), classes))
     return {name: plain(value) for name, value in row.items()}
+
+
+def of_classes(row: dict[str, Any], parts: Mapping[str, float]) -> dict[str, Any]:
+    """The row of a class map: less what is of objects alone, and the `fractions` of its classes."""
+    return {name: value for name, value in row.items() if name not in _OF_OBJECTS} | dict(parts)
 
 
 def fractions(pixels: "NDArray[np.int64]", names: Sequence[str]) -> dict[str, float]:
@@ -102,9 +106,14 @@ def write_products(
         else:
             sha256 = write_geojson(path, answer.labels)
         outputs[name] = Product.of(path, sha256)
-    for name in {*label_paths(case, geojson), *label_paths(case, geojson, classes=True)} - set(outputs):
-        (out / name).unlink(missing_ok=True)  # of a model of the other kind
+    remove_others(case, out, outputs)
     return outputs
+
+
+def remove_others(case: Case, out: Path, outputs: Mapping[str, Product]) -> None:
+    """Take away the label file of another kind that an earlier model, or an earlier way of working, left."""
+    for name in {*label_paths(case, False), *label_paths(case, False, classes=True)} - set(outputs):
+        remove(out / name)
 
 
 def write_picture(path: Path, image: Image, labels: Labels, colours: Sequence[tuple[int, int, int]] = ()) -> None:
