@@ -246,7 +246,8 @@ def _tell_segmented(summary: "SegmentSummary") -> None:
     from flows.progress import show_seconds
 
     counts = f"{summary.done:,} done, {summary.skipped:,} skipped, {summary.failed:,} failed"
-    click.echo(f"{counts}; {summary.objects:,} objects in {show_seconds(summary.seconds)}")
+    made = "class maps" if summary.objects is None else f"{summary.objects:,} objects"
+    click.echo(f"{counts}; {made} in {show_seconds(summary.seconds)}")
     for failed in summary.failures[:MOST_TOLD]:
         where = "" if failed.case in failed.error else f"{failed.case}: "
         click.echo(f"failed    {where}{failed.error}; {failed.hint}")

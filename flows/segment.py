@@ -20,8 +20,10 @@ MOST_AT_ONCE = 16
 
 def publish(summary: SegmentSummary) -> None:
     """What a person finds on the run's page: numbers, failures, the way to MLflow."""
-    numbers = {"done": summary.done, "skipped": summary.skipped, "failed": summary.failed, "objects": summary.objects}
-    show_numbers("segment", f"Segmented into {summary.out}", numbers | {"report": f"{summary.out}/report.html"})
+    numbers = {"done": summary.done, "skipped": summary.skipped, "failed": summary.failed}
+    objects = {} if summary.objects is None else {"objects": summary.objects}
+    report = {"report": f"{summary.out}/report.html"}
+    show_numbers("segment", f"Segmented into {summary.out}", {**numbers, **objects, **report})
     show_failures("segment", summary.failures)
     show_link("segment", summary.run_url)
 

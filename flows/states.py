@@ -20,7 +20,7 @@ class Summary(Protocol):
     @property
     def failed(self) -> int: ...
     @property
-    def objects(self) -> int: ...
+    def objects(self) -> int | None: ...
     @property
     def seconds(self) -> float: ...
     @property
@@ -28,9 +28,10 @@ class Summary(Protocol):
 
 
 def describe_summary(summary: Summary) -> str:
-    """One sentence: `12 done, 3 skipped, 1 failed; 1,204 objects in 8 s`."""
+    """One sentence: `12 done, 3 skipped, 1 failed; 1,204 objects in 8 s`, or `class maps in 8 s`."""
     counts = f"{summary.done:,} done, {summary.skipped:,} skipped, {summary.failed:,} failed"
-    return f"{counts}; {show_number(summary.objects)} objects in {show_seconds(summary.seconds)}"
+    made = "class maps" if summary.objects is None else f"{show_number(summary.objects)} objects"
+    return f"{counts}; {made} in {show_seconds(summary.seconds)}"
 
 
 def final_state(summary: Summary) -> State[Any]:

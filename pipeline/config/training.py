@@ -214,7 +214,6 @@ class TrainConfig(Strict):
     stopping: EarlyStopping = EarlyStopping()
     batch_size: PositiveInt = 8
     epochs: PositiveInt = 300
-    validate_every: PositiveInt = 1
     ema: Fraction = 0.99
     clip: NonNegativeFloat = 1.0
     seed: int = 0
@@ -227,12 +226,16 @@ class TrainConfig(Strict):
     @model_validator(mode="before")
     @classmethod
     def _as_it_was_called(cls, tree: Any) -> Any:
-        """`initial: random | imagenet`, as configs had it before there were other weights to begin with."""
-        if not isinstance(tree, dict) or "initial" not in tree:
+        """`initial: random | imagenet` is `pretrained` now; `validate_every: 1` was all that trainings ever did."""
+        if not isinstance(tree, dict):
             return tree
+        rest = {key: value for key, value in tree.items() if key not in ("initial", "validate_every")}
+        if tree.get("validate_every", 1) != 1:
+            raise ValueError("validate_every: every epoch is validated, and always was; leave it out")
+        if "initial" not in tree:
+            return rest
         if "pretrained" in tree:
             raise ValueError("initial is the old name of pretrained: give one of them")
-        rest = {key: value for key, value in tree.items() if key != "initial"}
         return rest | {"pretrained": "none" if tree["initial"] == "random" else tree["initial"]}
 
     @model_validator(mode="after")

@@ -10,20 +10,24 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-from pipeline.config import ClassesTarget, ImageOptions, SpacingSize, colours_of
+from pipeline.config import ClassesTarget, FixedSize, ImageOptions, SpacingSize, colours_of
 from pipeline.errors import ImageError, ModelError, UsageError
+from pipeline.inference.blocks import Sizes, band_of
+from pipeline.inference.class_stream import ClassMapping, ClassStream
 from pipeline.inference.engines import choose_device, make_engine
 from pipeline.inference.forward import on_grid
 from pipeline.inference.predict import predict
 from pipeline.inference.segment import Segmented, Segmenter
+from pipeline.inference.survey import survey
 from pipeline.inference.volumes import predict_volume
 from pipeline.model.bundle import ModelRecord, TrainedModel
-from pipeline.model.decode import FULL
+from pipeline.model.decode import to_bytes
 from pipeline.model.prepare import Preparation, fit, take_channels
 from pipeline.model.targets import decode, scale_areas
 from pipeline.model.volumes import VolumePreparation, fit_volume, nearest
-from pipeline.scoring.confidence import Confidence, ConfidenceSums, confidence
-from pipeline.types import Array, Geometry, Image, ImageSource, Labels, Pixels, Watch, unwatched
+from pipeline.scoring.class_sums import ClassSums
+from pipeline.scoring.confidence import Confidence, confidence
+from pipeline.types import Array, Geometry, ImageSource, Labels, Pixels, Watch, unwatched
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class DirectSegmenter:
         with _timed(seconds, "read"):
             image = source.read()
         with _timed(seconds, "prepare"):
-            _check(image, record, options)
+            _check(len(image.spatial_shape), record, options)
             pixels = take_volume_channels(image.pixels, record.prepare.channels, options.channel)
             preparation = self._prepare(pixels, image.geometry, options)
         with _timed(seconds, "predict"):
@@ -106,13 +110,32 @@ class DirectSegmenter:
         }
         return DirectSegmented(labels, probabilities, sure, image, statistics, seconds, self.classes, self.colours)
 
+    def map(
+        self, source: ImageSource, options: ImageOptions, scratch: Path, identity: str, watch: Watch = unwatched
+    ) -> ClassMapping:
+        """The class map of an opened 2-D image larger than memory, part by part, of a model of classes.
+
+        `scratch` keeps what a killed run had done; `identity` names image, model and options. Raises what `segment`
+        raises.
+        """
+        record = self.model.record
+        _check(len(source.shape) - 1, record, options)
+        seen = survey(source, record.prepare, stride=record.stride, channel=options.channel).preparation
+        size = record.prepare.size
+        if isinstance(size, FixedSize):
+            seen = replace(seen, shape=(size.height, size.width))
+        sizes = Sizes(band=band_of(seen.shape[1]))
+        stream = ClassStream(
+            self.model, self.engine, source, seen, scratch, identity, options.channel, options.tta, sizes, watch
+        )
+        return ClassMapping(stream, self.classes, self.colours)
+
     def stream(
         self, source: ImageSource, options: ImageOptions, scratch: Path, identity: str, watch: Watch = unwatched
     ) -> NoReturn:
-        """Class maps are not made part by part: raises ImageError."""
-        size = " x ".join(str(side) for side in source.shape[1:])
-        wanted = "one that is held in memory, as the model's classes need it"
-        raise ImageError("image", f"{size} px, larger than whole_megapixels", wanted, "raise whole_megapixels")
+        """Objects of images are `Segmenter`'s: raises ImageError, of a model of volumes that is given an image."""
+        came, hint = f"{len(source.shape) - 1}-D", "give 3-D images, or a model of 2-D ones"
+        raise ImageError("image", came, "3-D, as the model is", hint)
 
     def _prepare(self, pixels: Array, geometry: Geometry, options: ImageOptions) -> Preparation | VolumePreparation:
         record = self.model.record
@@ -146,13 +169,11 @@ class DirectSegmenter:
 
 
 def class_confidence(labels: Labels, probabilities: Pixels) -> Confidence:
-    """Mean probability of the class that was chosen: over the foreground, and for each class that is there."""
-    chosen = probabilities.max(axis=0).ravel().astype(np.float64)
-    count = np.bincount(labels.ravel())
-    total = np.bincount(labels.ravel(), weights=chosen)
-    there = np.flatnonzero(count[1:]) + 1
-    sums = ConfidenceSums(int(count[there].sum()), round(FULL * float(total[there].sum())), common=1, squares=1)
-    return Confidence(total[there] / count[there], sums)
+    """How sure a class map is of itself; see `ClassSums.confidence`. Probabilities are read as 0..255."""
+    chosen = to_bytes(probabilities.max(axis=0).reshape(1, -1, labels.shape[-1]))
+    sums = ClassSums(len(probabilities), labels.ndim, channels=0)
+    sums.count(labels, chosen)
+    return sums.confidence
 
 
 def take_volume_channels(pixels: Array, channels: int, chosen: int | None) -> Array:
@@ -164,9 +185,9 @@ def take_volume_channels(pixels: Array, channels: int, chosen: int | None) -> Ar
     return flat.reshape(len(flat), depth, height, -1)
 
 
-def _check(image: Image, record: ModelRecord, options: ImageOptions) -> None:
+def _check(came: int, record: ModelRecord, options: ImageOptions) -> None:
+    """Refuse an image of `came` dimensions, or options, that are not for the model."""
     dimensions = 2 if record.volume is None else 3
-    came = len(image.spatial_shape)
     if came != dimensions:
         hint = f"give {_OTHER[dimensions]} images, or a model of {_OTHER.get(came, 'such')} ones"
         raise ImageError("image", f"{came}-D", f"{_OTHER[dimensions]}, as the model is", hint)

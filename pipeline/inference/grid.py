@@ -9,6 +9,8 @@ from pipeline.inference.resampling import axis_weights, resample
 from pipeline.model.prepare import Preparation, take_channels
 from pipeline.types import Array, ImageSource, Window
 
+_AT_ONCE = 1024  # rows of the file, about, that are resampled together
+
 
 class ModelGrid:
     """The rows of `source` (2-D) on the grid of `preparation`, in the file's dtype; float32 where it is resampled."""
@@ -44,10 +46,16 @@ class ModelGrid:
         if prepared == original:
             pixels = self._read(first, last)
         else:
-            rows, top, bottom = axis_weights(original[0], prepared[0], first, last)
-            columns, left, right = axis_weights(original[1], prepared[1], 0, prepared[1])
-            pixels = resample(self._read(top, bottom)[:, :, left:right], rows, columns)
+            at_once = max(1, _AT_ONCE * prepared[0] // original[0])
+            starts = range(first, last, at_once)
+            pixels = np.concatenate([self._resampled(a, min(last, a + at_once)) for a in starts], axis=1)
         return np.pad(pixels, ((0, 0), (0, 0), (0, self.shape[1] - pixels.shape[2])), mode="symmetric")
+
+    def _resampled(self, first: int, last: int) -> Array:
+        prepared, original = self.preparation.shape, self.preparation.original
+        rows, top, bottom = axis_weights(original[0], prepared[0], first, last)
+        columns, left, right = axis_weights(original[1], prepared[1], 0, prepared[1])
+        return resample(self._read(top, bottom)[:, :, left:right], rows, columns)
 
     def _read(self, top: int, bottom: int) -> Array:
         image = self.source.read(Window((top, 0), (bottom, self.preparation.original[1])))

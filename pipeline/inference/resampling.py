@@ -45,5 +45,5 @@ def axis_weights(given: int, wanted: int, start: int, stop: int) -> tuple[csr_ma
 
 def resample(planes: Array, rows: csr_matrix, columns: csr_matrix) -> Pixels:
     """`(C, Y, X)` by the weights of both axes to `(C, y, x)` float32."""
-    values = planes.astype(np.float32)
-    return np.stack([np.asarray((columns @ (rows @ plane).T).T, np.float32) for plane in values])
+    parts = (columns @ (rows @ plane.astype(np.float32)).T for plane in planes)
+    return np.stack([np.asarray(part.T, np.float32) for part in parts])

@@ -112,13 +112,17 @@ class Segmenter:
         """
         record = self.model.record
         seen = survey(source, record.prepare, stride=record.stride, channel=options.channel)
-        zoom = self._told_zoom(source.geometry, options)
+        zoom, size = self._told_zoom(source.geometry, options), record.prepare.size
         if zoom is None:
             zoom = choose_zoom(
                 self.model, seen.busiest, lambda prepared: predict(self.engine, prepared), seen.preparation
             ).zoom
-        shape = tuple(max(1, round(side * zoom)) for side in seen.preparation.original)
-        preparation = replace(seen.preparation, shape=(shape[0], shape[1]))
+        original = seen.preparation.original
+        shape = (max(1, round(original[0] * zoom)), max(1, round(original[1] * zoom)))
+        if isinstance(size, FixedSize):
+            shape = (size.height, size.width)
+            zoom = float(np.sqrt(np.prod(shape) / np.prod(original)))
+        preparation = replace(seen.preparation, shape=shape)
         sizes = Sizes(band=band_of(preparation.shape[1]))
         stream = Stream(
             self.model, self.engine, source, preparation, scratch, identity, options.channel, options.tta, sizes, watch

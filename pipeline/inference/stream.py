@@ -27,10 +27,10 @@ from pipeline.inference.planes import PlaneStore
 from pipeline.inference.predict import predict_tiles, tile_grid
 from pipeline.inference.stitch import Owned, Stitcher
 from pipeline.model.bundle import TrainedModel
-from pipeline.model.decode import to_bytes
+from pipeline.model.decode import Bytes, to_bytes
 from pipeline.model.prepare import Preparation
 from pipeline.scoring.confidence import ConfidenceSums
-from pipeline.types import Array, Event, ImageSource, Labels, Watch, Window, unwatched
+from pipeline.types import Array, Event, ImageSource, Labels, Pixels, Watch, Window, unwatched
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +53,7 @@ class Part:
     sums: ConfidenceSums
 
 
-class _Written:
+class Written:
     """How many rows of probabilities are on disk; whoever needs more waits for them."""
 
     def __init__(self) -> None:
@@ -111,29 +111,43 @@ class Stream:
         height, width = (side + -side % self.preparation.stride for side in self.preparation.shape)
         return height, width
 
-    def parts(self, workers: int) -> Iterator[Part]:
-        """The image's parts in raster order of its blocks; `workers` threads decode."""
-        channels = self.model.record.prepare.channels
-        grid = ModelGrid(self.source, channels, self.channel, self.preparation)
-        store = PlaneStore(self.scratch, self.engine.outputs, grid.shape, self.identity, self.sizes.band)
-        written = _Written()
-        decoder = Decoder(store, self.source.again(), self.model, self.preparation, self.sizes)
-        blocks = list(plan_blocks(decoder.shape, self.sizes.side))
-        stitcher = Stitcher({(b.row, b.column): decoder.core(b) for b in blocks})
-        with ThreadPoolExecutor(1, thread_name_prefix="predict") as predicting:
-            predicted = predicting.submit(self._predict, grid, store, written)
+    @property
+    def kept(self) -> int:
+        """How many planes lie on disk."""
+        return self.engine.outputs
+
+    def keep(self, probabilities: Pixels) -> Bytes:
+        """What is kept on disk of a tile's core, `(kept, y, x)`."""
+        return to_bytes(probabilities)
+
+    @contextmanager
+    def predicting(self) -> "Iterator[tuple[PlaneStore, Written, Future[None]]]":
+        """Predict in a thread of its own: where the bands go, how many are there, and what may have gone wrong."""
+        grid = ModelGrid(self.source, self.model.record.prepare.channels, self.channel, self.preparation)
+        store = PlaneStore(self.scratch, self.kept, grid.shape, self.identity, self.sizes.band)
+        written = Written()
+        with ThreadPoolExecutor(1, thread_name_prefix="predict") as thread:
+            predicted = thread.submit(self._predict, grid, store, written)
             predicted.add_done_callback(written.end)
             try:
-                for number, decoded in enumerate(self._decoded(decoder, blocks, written, predicted, workers)):
-                    decoded.objects["label"] += stitcher.count
-                    finals = tuple(stitcher.add(decoded.owned))
-                    self.watch(Event("decode", number + 1, len(blocks), {"objects": stitcher.count}))
-                    yield Part(decoded.objects, decoded.owned, decoded.pixels, finals, decoded.cut, decoded.sums)
+                yield store, written, predicted
             finally:
                 written.stopped = True
 
+    def parts(self, workers: int) -> Iterator[Part]:
+        """The image's parts in raster order of its blocks; `workers` threads decode."""
+        with self.predicting() as (store, written, predicted):
+            decoder = Decoder(store, self.source.again(), self.model, self.preparation, self.sizes)
+            blocks = list(plan_blocks(decoder.shape, self.sizes.side))
+            stitcher = Stitcher({(b.row, b.column): decoder.core(b) for b in blocks})
+            for number, decoded in enumerate(self._decoded(decoder, blocks, written, predicted, workers)):
+                decoded.objects["label"] += stitcher.count
+                finals = tuple(stitcher.add(decoded.owned))
+                self.watch(Event("decode", number + 1, len(blocks), {"objects": stitcher.count}))
+                yield Part(decoded.objects, decoded.owned, decoded.pixels, finals, decoded.cut, decoded.sums)
+
     def _decoded(
-        self, decoder: Decoder, blocks: list[Block], written: _Written, predicted: "Future[None]", workers: int
+        self, decoder: Decoder, blocks: list[Block], written: Written, predicted: "Future[None]", workers: int
     ) -> Iterator[DecodedBlock]:
         """Blocks decoded as soon as the probabilities around them are on disk, in order, a few ahead."""
         prepared = self.preparation.shape[0]
@@ -151,11 +165,11 @@ class Stream:
                 yield waiting.popleft().result()
 
     def _decode(self, decoder: Decoder, block: Block) -> DecodedBlock:
-        with self._timed("decode"):
+        with self.timed("decode"):
             return decoder.decode(block)
 
     @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
+    def timed(self, stage: str) -> Iterator[None]:
         """Add up what a stage takes, by the clock of its own thread."""
         start = time.perf_counter()
         try:
@@ -163,13 +177,13 @@ class Stream:
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
-    def _predict(self, grid: ModelGrid, store: PlaneStore, written: _Written) -> None:
+    def _predict(self, grid: ModelGrid, store: PlaneStore, written: Written) -> None:
         """Write every band that is not there yet, in order."""
         for last in self._bands(grid, store, written):
             written.reach(last)
             self.watch(Event("predict", last, store.shape[0]))
 
-    def _bands(self, grid: ModelGrid, store: PlaneStore, written: _Written) -> Iterator[int]:
+    def _bands(self, grid: ModelGrid, store: PlaneStore, written: Written) -> Iterator[int]:
         bands = range(store.bands)
         todo = [band for band in bands if not store.has(band)]
         tiles = {band: plan_band(store.rows(band), store.shape, self.core, tile_grid(self.engine)[0]) for band in todo}
@@ -177,7 +191,7 @@ class Stream:
         def feed() -> Iterator[Array]:
             for band in todo:
                 held = tiles[band]
-                with self._timed("read"):
+                with self.timed("read"):
                     grid.hold(held[0].read.start[0], held[-1].read.stop[0])
                 for tile in held:
                     if written.stopped:
@@ -192,11 +206,11 @@ class Stream:
             if band in tiles:
                 planes = np.empty((store.count, last - first, store.shape[1]), np.uint8)
                 for tile in tiles[band]:
-                    with self._timed("predict"):
+                    with self.timed("predict"):
                         answer = next(answers, None)
                     if answer is None:
                         return
                     y, x = tile.core.slices
-                    planes[:, y.start - first : y.stop - first, x] = to_bytes(answer[:, *tile.inner])
+                    planes[:, y.start - first : y.stop - first, x] = self.keep(answer[:, *tile.inner])
                 store.put(band, planes)
             yield last

@@ -79,7 +79,7 @@ class Entry:
         if self.status != "done":
             return Failed(self.path, self.stage, self.error, self.hint)
         outputs = {name: product.sha256 for name, product in self.outputs.items()}
-        return Done(self.path, int(self.row.get("objects", 0)), outputs, self.row, self.seconds)
+        return Done(self.path, int(self.row.get("objects") or 0), outputs, self.row, self.seconds)
 
 
 def _encode(entry: Entry, columns: dict[tuple[str, ...], int]) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """What a lab member finds on a segmentation's MLflow page: counts, flags and failures, then pictures and report."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pipeline.results.cards import Card, flag_counts, pooled_fractions, read_cards, summarise, worst_first
+from pipeline.results.class_areas import percent
 from pipeline.results.pictures import contact_sheet, is_picture, png
 from pipeline.results.plots import number
-from pipeline.results.report import Card, flag_counts, read_cards, summarise, worst_first
 from pipeline.results.run import Run
 
 if TYPE_CHECKING:
@@ -39,12 +41,25 @@ def _named(cards: Sequence[Card]) -> str:
     return ", ".join(_safe(card.name, 60) for card in cards[:NAMES]) + more
 
 
+def _read(images: "pd.DataFrame", run: Mapping[str, Any]) -> list[Card]:
+    return read_cards(images, [entry["name"] for entry in run.get("classes", ())])
+
+
+def _found(cards: Sequence[Card], numbers: Mapping[str, float]) -> str:
+    """What is in the images: how many objects, or how much of which classes."""
+    parts = sorted(pooled_fractions(cards).items(), key=lambda pair: -pair[1])
+    if parts:
+        return f"{', '.join(f'{_safe(name, 60)} {percent(part)}' for name, part in parts[:NAMES])}**"
+    median = f"{number(numbers['median_objects'])} an image" if numbers["done"] else "–"
+    return f"{number(numbers['objects'])} objects** (median {median})"
+
+
 def write_note(images: "pd.DataFrame", run: Mapping[str, Any], picture: str = "") -> str:
     """The description of a segmentation run, in Markdown: counts and flags in the first lines, which stand open.
 
     `picture` is the address of the gallery, seen from the page.
     """
-    cards = read_cards(images)
+    cards = _read(images, run)
     numbers = summarise(cards)
     done = worst_first(cards)
     failed = [card for card in cards if card.status == "failed"]
@@ -54,9 +69,8 @@ def write_note(images: "pd.DataFrame", run: Mapping[str, Any], picture: str = ""
         for code, title, advice, many in raised
     ]
     failures = [[_safe(c.name), _safe(c.error, 240), _safe(c.hint, 240)] for c in failed[:FAILURES]]
-    median = f"{number(numbers['median_objects'])} an image" if done else "–"
     parts = [
-        f"**{number(numbers['done'])} images · {number(numbers['objects'])} objects** (median {median}) · "
+        f"**{number(numbers['done'])} images · {_found(cards, numbers)} · "
         f"**{number(numbers['flagged'])} to look at · {number(numbers['failed'])} failed**",
         "",
         *(["To look at: " + ", ".join(f"{title} {many:,}" for _, title, _, many in raised), ""] if raised else []),
@@ -81,19 +95,21 @@ def gallery(images: "pd.DataFrame", pictures: Mapping[str, bytes]) -> bytes:
             break
         data = pictures.get(card.name)
         if data and is_picture(data):
-            chosen.append((f"{number(card.objects)}  {card.name}", data))
+            counted = f"{number(card.objects)}  " if math.isfinite(card.objects) else ""
+            chosen.append((counted + card.name, data))
     return png(contact_sheet(chosen)) if chosen else b""
 
 
 def publish(run: Run, images: "pd.DataFrame", pictures: Mapping[str, bytes], facts: Mapping[str, Any]) -> None:
-    """Put what a folder looks like on its MLflow run: flags and medians as metrics, the description, gallery.png.
+    """Put what a folder looks like on its MLflow run: metrics (flags, medians, classes), description, gallery.png.
 
     The three last are what `write_report` was given. Files (report.html, images.csv) are the caller's to log.
     """
-    cards = read_cards(images)
+    cards = _read(images, facts)
     numbers = summarise(cards)
     medians = {name: numbers[name] for name in ("flagged", "median_objects", "median_area", "confidence")}
-    run.log_metrics(medians | {f"flags/{code}": float(many) for code, _, _, many in flag_counts(cards)})
+    parts = {f"fraction/{name}": part for name, part in pooled_fractions(cards).items()}
+    run.log_metrics(medians | parts | {f"flags/{code}": float(many) for code, _, _, many in flag_counts(cards)})
     sheet = gallery(images, pictures)
     if sheet:
         run.log_picture(sheet, "gallery.png")

@@ -5,18 +5,25 @@ pictures, style and script within. What does not fit into 25 MB goes on to furth
 """
 
 import base64
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.data.files import atomic_write
+from pipeline.results.cards import (
+    Card,
+    flag_counts,
+    group_summaries,
+    read_cards,
+    summarise,
+    values_of,
+    worst_first,
+)
+from pipeline.results.class_areas import class_areas, percent
 from pipeline.results.marks import flatten
 from pipeline.results.pictures import split_preview
 from pipeline.results.plots import dots, histogram, number
@@ -30,90 +37,6 @@ CARDS = 240  # pictures a page
 CARD_BYTES = 16_000_000  # of pictures a page, as they stand in the file
 PICTURE_BYTES = 2_000_000  # a larger one is left out
 ROWS = 3000  # of the table
-_NAME = 160
-
-
-@dataclass(frozen=True)
-class Card:
-    """One image as the report shows it."""
-
-    name: str
-    status: str
-    group: str
-    objects: float
-    density: float
-    area: float
-    confidence: float
-    intensity: float
-    flags: tuple[str, ...]
-    error: str
-    hint: str
-    stage: str
-    plain: str = ""
-    lines: str = ""
-
-    @property
-    def short(self) -> str:
-        """The name, the middle of a very long one left out."""
-        half = _NAME // 2
-        return self.name if len(self.name) <= _NAME else f"{self.name[:half]}…{self.name[-half:]}"
-
-    @property
-    def aside(self) -> str:
-        """The group, where the name does not say it already."""
-        return "" if self.name.startswith(self.group) else self.group
-
-    @property
-    def badness(self) -> tuple[float, ...]:
-        """Sorts the worst first: more flags, graver flags, less confidence."""
-        order = [list(FLAGS).index(flag) if flag in FLAGS else len(FLAGS) for flag in self.flags]
-        sure = self.confidence if math.isfinite(self.confidence) else 1.0
-        return (-len(order), min(order, default=len(FLAGS)), sure)
-
-
-def _float(row: Mapping[str, Any], *names: str) -> float:
-    """The first of these columns that holds a finite number, else NaN."""
-    for name in names:
-        try:
-            value = float(row[name])
-        except (KeyError, TypeError, ValueError):
-            continue
-        if math.isfinite(value):
-            return value
-    return math.nan
-
-
-def _text(row: Mapping[str, Any], *names: str) -> str:
-    """The first of these columns that holds a text, else ""."""
-    found = (row.get(name) for name in names)
-    return next((value for value in found if isinstance(value, str) and value), "")
-
-
-def read_cards(images: "pd.DataFrame") -> list[Card]:
-    """The rows of images.csv, as they stand there; a column that is missing leaves its field empty."""
-    rows: list[dict[str, Any]] = images.to_dict("records")  # type: ignore[assignment]
-    return [
-        Card(
-            name=_text(row, "case", "path", "image"),
-            status=_text(row, "status") or "done",
-            group=_text(row, "group"),
-            objects=_float(row, "objects"),
-            density=_float(row, "density"),
-            area=_float(row, "median_area", "area"),
-            confidence=_float(row, "confidence"),
-            intensity=_float(row, "intensity"),
-            flags=tuple(f for f in _text(row, "flags").split(";") if f),
-            error=_text(row, "error")[:1000],
-            hint=_text(row, "hint")[:1000],
-            stage=_text(row, "stage"),
-        )
-        for row in rows
-    ]
-
-
-def worst_first(cards: Sequence[Card]) -> list[Card]:
-    """The images that are done: flagged ones first, the unsure before the sure, else as they stood."""
-    return sorted((card for card in cards if card.status != "failed"), key=lambda card: card.badness)
 
 
 def _data_uri(data: bytes) -> str:
@@ -137,47 +60,9 @@ def _pages(cards: Sequence[Card], pictures: Mapping[str, bytes]) -> Iterator[lis
     yield page
 
 
-def _column(cards: Sequence[Card], name: str) -> NDArray[np.float64]:
-    return np.array([getattr(card, name) for card in cards], np.float64)
-
-
-def _median(values: NDArray[np.float64]) -> float:
-    finite = values[np.isfinite(values)]
-    return float(np.median(finite)) if finite.size else math.nan
-
-
-def summarise(cards: Sequence[Card]) -> dict[str, float]:
-    done = [card for card in cards if card.status != "failed"]
-    objects = _column(done, "objects")
-    return {
-        "images": len(cards),
-        "done": len(done),
-        "failed": len(cards) - len(done),
-        "flagged": sum(bool(card.flags) for card in done),
-        "objects": float(np.nansum(objects)),
-        "median_objects": _median(objects),
-        "median_area": _median(_column(done, "area")),
-        "confidence": _median(_column(done, "confidence")),
-    }
-
-
-def group_summaries(cards: Sequence[Card]) -> list[dict[str, Any]]:
-    """Numbers of each group, in the order of their names; none where there is one group only."""
-    names = sorted({card.group for card in cards})
-    members = {name: [card for card in cards if card.group == name] for name in names}
-    return [{"group": name or "(none)", **summarise(members[name])} for name in names] if len(names) > 1 else []
-
-
-def flag_counts(cards: Sequence[Card]) -> list[tuple[str, str, str, int]]:
-    """Code, title, advice and number of images of each flag that was raised, in the order of FLAGS."""
-    raised = [flag for card in cards for flag in card.flags]
-    known = [(code, title, advice, raised.count(code)) for code, (title, advice) in FLAGS.items() if code in raised]
-    return known + [(code, code, "", raised.count(code)) for code in sorted(set(raised) - set(FLAGS))]
-
-
 def _plots(cards: Sequence[Card], objects: "pd.DataFrame | None") -> list[tuple[str, str]]:
     done = [card for card in cards if card.status != "failed"]
-    counts, flagged = _column(done, "objects"), np.array([bool(card.flags) for card in done], bool)
+    counts, flagged = values_of(done, "objects"), np.array([bool(card.flags) for card in done], bool)
     names = [card.name for card in done]
     found = [
         ("Objects in each image", histogram(counts, "Objects in each image", "objects")),
@@ -199,7 +84,7 @@ def _plots(cards: Sequence[Card], objects: "pd.DataFrame | None") -> list[tuple[
 
 def _facts(run: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """run.json as sections of flat facts: each mapping in it a section, the plain values in one called run."""
-    plain = {key: value for key, value in run.items() if not isinstance(value, Mapping | list)}
+    plain = {key: value for key, value in run.items() if not isinstance(value, Mapping | list | None)}
     sections = {"run": plain, **{key: value for key, value in run.items() if isinstance(value, Mapping)}}
     return {title.replace("_", " "): flatten(section) for title, section in sections.items() if section}
 
@@ -233,7 +118,7 @@ def render(template: str, **values: Any) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["number"] = number
+    environment.filters |= {"number": number, "percent": percent}
     return environment.get_template(template).render(**values)
 
 
@@ -252,9 +137,11 @@ def write_report(
     objects : objects.parquet; `equivalent_diameter_px` (`_um`) and `confidence` are drawn
     pictures : case -> preview or PNG or JPEG bytes; asked for one at a time, so that it may read from the disk
     run : run.json: `folder`, `model`, `started`, `seconds` stand in the head, everything in the details; `classes` are
-        the legend of class maps, whose colours then lie over the pictures
+        the legend of class maps, whose colours then lie over the pictures, and whose parts of the pixels
+        (`fraction_NAME` of images.csv) stand where objects would be counted
     """
-    cards = read_cards(images)
+    legend: Sequence[Mapping[str, Any]] = run.get("classes", ())
+    cards = read_cards(images, [entry["name"] for entry in legend])
     shown = worst_first(cards)
     failed = [card for card in cards if card.status == "failed"]
     shared = {
@@ -264,13 +151,14 @@ def write_report(
         "summary": summarise(cards),
         "flag_counts": flag_counts(cards),
         "flag_titles": {code: title for code, (title, _) in FLAGS.items()},
-        "legend": run.get("classes", ()),
+        "legend": legend,
+        "areas": class_areas(cards, legend),
         "format_version": FORMAT_VERSION,
     }
     first: dict[str, Any] = {
         "failed": failed[:ROWS],
         "groups": group_summaries(cards)[:ROWS],
-        "plots": [] if run.get("classes") else _plots(cards, objects),
+        "plots": [] if legend else _plots(cards, objects),
         "rows": (failed + shown)[:ROWS],
         "rows_left_out": max(0, len(cards) - ROWS),
         "facts": _facts(run),

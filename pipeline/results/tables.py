@@ -31,6 +31,11 @@ ROW_GROUP = 1 << 18
 _METADATA = {b"maskline.format_version": str(FORMAT_VERSION).encode()}
 
 
+def fraction_column(name: str) -> str:
+    """The column of images.csv that has the part of an image's pixels that are of a class."""
+    return f"fraction_{name}"
+
+
 def plain_text(text: str) -> str:
     r"""A file name as text that any table can hold: bytes that are no UTF-8 are spelled out.
 

@@ -1,23 +1,28 @@
 """What one image leaves in the results folder: label file, outlines, the report's picture, its row of images.csv."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.data.files import atomic_write
+from pipeline.data.files import atomic_write, remove
 from pipeline.results.ledger import Product
 from pipeline.results.lock import STATE
 from pipeline.results.names import label_suffix
 from pipeline.types import Case, Image, Labels
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
     from pipeline.data.multiscales import Multiscale
     from pipeline.runs.segment_case import Answer
 
 PICTURES = f"{STATE}/pictures"
-_OF_OBJECTS = ("area", "density", "touching", "median_area", "contrast", "saturated")
+_OF_OBJECTS = (
+    *("objects", "area", "density", "intensity"),
+    *("touching", "median_area", "contrast", "saturated"),
+)
 
 
 def label_paths(case: Case, geojson: bool, classes: bool = False) -> tuple[str, ...]:
@@ -33,8 +38,8 @@ def picture_path(stem: str) -> str:
 
 def describe_small(answer: "Answer", objects: "pd.DataFrame") -> dict[str, Any]:
     """The columns of images.csv: `area` is the mean object's in px² (px³ of volumes), `density` objects per megapixel,
-    `intensity` the mean over objects and channels in the file's own values. Classes have a row each, there or not, and
-    nothing that is of objects alone.
+    `intensity` the mean over objects and channels in the file's own values. Class maps have nothing that is of objects
+    alone, but the part of the pixels that each class has.
     """
     import numpy as np
 
@@ -58,9 +63,21 @@ def describe_small(answer: "Answer", objects: "pd.DataFrame") -> dict[str, Any]:
         "confidence": answer.confidence.image if answer.confidence else None,
         **{f"model_{name}": value for name, value in answer.statistics.items()},
     }
-    if getattr(answer, "classes", ()):
-        row = {name: value for name, value in row.items() if name not in _OF_OBJECTS}
+    if classes := getattr(answer, "classes", ()):
+        row = of_classes(row, fractions(np.bincount(answer.labels.ravel(), minlength=len(classes)), classes))
     return {name: plain(value) for name, value in row.items()}
+
+
+def of_classes(row: dict[str, Any], parts: Mapping[str, float]) -> dict[str, Any]:
+    """The row of a class map: less what is of objects alone, and the `fractions` of its classes."""
+    return {name: value for name, value in row.items() if name not in _OF_OBJECTS} | dict(parts)
+
+
+def fractions(pixels: "NDArray[np.int64]", names: Sequence[str]) -> dict[str, float]:
+    """The columns of images.csv that say which part of the image each class is, from its number of pixels."""
+    from pipeline.results.tables import fraction_column
+
+    return {fraction_column(name): float(count / pixels.sum()) for name, count in zip(names, pixels, strict=True)}
 
 
 def plain(value: Any) -> Any:
@@ -89,9 +106,14 @@ def write_products(
         else:
             sha256 = write_geojson(path, answer.labels)
         outputs[name] = Product.of(path, sha256)
-    for name in {*label_paths(case, geojson), *label_paths(case, geojson, classes=True)} - set(outputs):
-        (out / name).unlink(missing_ok=True)  # of a model of the other kind
+    remove_others(case, out, outputs)
     return outputs
+
+
+def remove_others(case: Case, out: Path, outputs: Mapping[str, Product]) -> None:
+    """Take away the label file of another kind that an earlier model, or an earlier way of working, left."""
+    for name in {*label_paths(case, False), *label_paths(case, False, classes=True)} - set(outputs):
+        remove(out / name)
 
 
 def write_picture(path: Path, image: Image, labels: Labels, colours: Sequence[tuple[int, int, int]] = ()) -> None:

@@ -44,7 +44,7 @@ class Collected:
 
     @property
     def objects(self) -> int:
-        return sum(row["objects"] for row in self.rows if row["status"] == "done")
+        return sum(row.get("objects") or 0 for row in self.rows if row["status"] == "done")
 
     def frame(self) -> "pd.DataFrame":
         """The rows, with their flags, as pandas has them."""

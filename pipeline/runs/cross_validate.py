@@ -11,16 +11,20 @@ from statistics import median
 from typing import Any
 
 import unet
-from pipeline.config import ClassesTarget, Ensemble, ImageOptions, TrainConfig
+from pipeline.config import ClassesTarget, Ensemble, ImageOptions, TrainConfig, masks_of
 from pipeline.data.manifest import Manifest, load_data, write_manifest
 from pipeline.data.splits import fold_cases
 from pipeline.errors import ModelError, TrainingError
 from pipeline.inference.direct import build_segmenter
 from pipeline.inference.segment import Segmenter
 from pipeline.model.bundle import ThresholdRecord, TrainedModel, load_model, save_model
+from pipeline.runs.evaluate_classes import ClassesFound, evaluate_class_case, publish_classes, write_classes
 from pipeline.runs.evaluate_model import Scored, evaluate_case, publish_evaluation, score_table, write_evaluation
 from pipeline.runs.find_model import find_any_model
-from pipeline.runs.train_model import train_model
+from pipeline.runs.measure_cost import Cost
+from pipeline.runs.train_model import split_for_training, train_model, with_palette
+from pipeline.scoring.class_metrics import summarise_classes
+from pipeline.scoring.present_classes import class_table
 from pipeline.scoring.summary import summarise
 from pipeline.types import Event, Watch, unwatched
 
@@ -39,8 +43,9 @@ class CrossValidated:
     def lines(self) -> list[str]:
         """A table and a few lines for a person."""
         seen = [f"registered as version {self.version}"] if self.version else []
+        classes = self.scores.get("kind") == "classes"
         return [
-            score_table(self.scores),
+            class_table(self.scores) if classes else score_table(self.scores),
             f"scores out of fold in {self.out / 'scores.json'}",
             f"model in {self.model} (the mean of all folds)",
             *seen,
@@ -65,12 +70,9 @@ def cross_validate(
 
     In each fold 15 % of what it does not test is its validation part: epochs and thresholds are chosen there alone.
     `time_budget` (seconds) is each fold's. With `resume`, finished folds stay as they are and the one that was stopped
-    goes on. Raises what `train_model` raises; TrainingError for a target of classes; ConfigError for an impossible
-    number of folds.
+    goes on. Raises what `train_model` raises; ConfigError for an impossible number of folds.
     """
-    if isinstance(config.target, ClassesTarget):
-        raise TrainingError("--folds", "a target of classes", "one of objects", "train without --folds")
-    manifest = load_data(data)
+    manifest = load_data(data, masks_of(config.target))
     parts = [replace(manifest, cases=cases, path=None) for cases in fold_cases(manifest.cases, folds, config.seed)]
     origin = load_model(find_any_model(start)).digest if start else ""
     for number, part in enumerate(parts):
@@ -92,8 +94,7 @@ def cross_validate(
             )
     models = [load_model(out / f"fold-{number}" / "model") for number in range(folds)]
     digest = join_models(models, out / "model", config.name, manifest.digest)
-    scored = _score(models, parts, out, device, watch)
-    scores = summarise(scored.per_image) | {
+    about = {
         "model": f"{folds} folds of {config.name}",
         "model_digest": digest,
         "data": str(data),
@@ -101,7 +102,14 @@ def cross_validate(
         "split": "out of fold",
         "seconds": sum(float(model.record.provenance["seconds"]) for model in models),
     }
-    write_evaluation(out, scores, scored)
+    if isinstance(config.target, ClassesTarget):
+        mapped = _score_classes(models, parts, out, device, watch)
+        scores = summarise_classes(mapped.cases, config.target.names) | about
+        write_classes(out, scores, mapped)
+    else:
+        scored = _score(models, parts, out, device, watch)
+        scores = summarise(scored.per_image) | about
+        write_evaluation(out, scores, scored)
     url, version = _publish(config, data, out, scores) if track else ("", "")
     return CrossValidated(out, out / "model", digest, scores, url, version)
 
@@ -112,6 +120,7 @@ def _finished(folder: Path, config: TrainConfig, manifest: Manifest, origin: str
         made = load_model(folder / "model").record.provenance
     except ModelError:
         return False
+    config = with_palette(config, split_for_training(manifest, config)[0])
     wanted = {"config": config.model_dump(mode="json"), "manifest_digest": manifest.digest, "origin": origin}
     return bool(made.get("ended") != "stopped by the user" and all(made.get(k) == v for k, v in wanted.items()))
 
@@ -133,6 +142,18 @@ def _score(models: Sequence[TrainedModel], parts: Sequence[Manifest], out: Path,
             done += 1
             watch(Event("evaluate", done, total, scored.fields))
     return scored
+
+
+def _score_classes(
+    models: Sequence[TrainedModel], parts: Sequence[Manifest], out: Path, device: str, watch: Watch
+) -> ClassesFound:
+    found, total = ClassesFound(Cost()), sum(len(part.split("test")) for part in parts)
+    for model, part in zip(models, parts, strict=True):
+        segmenter = build_segmenter(model, device)
+        for case in part.split("test"):
+            evaluate_class_case(case, segmenter, ImageOptions(), out, found)
+            watch(Event("evaluate", len(found.cases), total))
+    return found
 
 
 def join_models(models: Sequence[TrainedModel], folder: Path, name: str, manifest_digest: str) -> str:
@@ -163,5 +184,6 @@ def _publish(config: TrainConfig, data: Path, out: Path, scores: dict[str, Any])
     tracking = open_tracking("maskline-training")
     params = {**config.model_dump(mode="json"), "data": str(data)}
     with tracking.start(f"cross-validate {config.name}", params, tags) as run:
-        publish_evaluation(run, out, scores)
+        publish = publish_classes if isinstance(config.target, ClassesTarget) else publish_evaluation
+        publish(run, out, scores)
         return run.url, tracking.register(out / "model", config.name, run)

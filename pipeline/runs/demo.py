@@ -42,7 +42,7 @@ class Shown:
         overall = self.scores.get("overall", self.scores)
         numbers = ", ".join(f"{name} {overall[name]:.3f}" for name in ("map", "ap50", "dice_mean") if name in overall)
         run = self.segmented
-        done = f"{run.done:,} images, {run.objects:,} objects, {run.failed:,} broken files"
+        done = f"{run.done:,} images, {run.objects or 0:,} objects, {run.failed:,} broken files"
         return [
             "",
             f"Segmented   {done}",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import ClassesTarget, EvaluateConfig
+from pipeline.config import ClassesTarget, EvaluateConfig, ImageOptions
 from pipeline.data.classes import class_indices, class_map, read_class_map
 from pipeline.data.files import atomic_write, remove
 from pipeline.data.images import open_image
@@ -28,7 +28,7 @@ PICTURES = 6  # of the images with the lowest scores
 
 
 @dataclass
-class _Found:
+class ClassesFound:
     """What is collected over the images: counts, what they took, and pictures of those that were scored, by score."""
 
     cost: Cost
@@ -54,31 +54,37 @@ def evaluate_classes(
     `config.out` then holds `labels/`, `scores.json`, `scores.csv`, `counts.json`, `scores.txt`, `confusion.png` and
     `worst/`. `about` and the record of `cost` join the numbers. Raises InputError where no case can be scored.
     """
-    began, found, target = time.perf_counter(), _Found(cost), segmenter.model.record.target
+    began, found, target = time.perf_counter(), ClassesFound(cost), segmenter.model.record.target
     for number, case in enumerate(cases, start=1):
-        _evaluate(case, segmenter, config, target, found)
+        evaluate_class_case(case, segmenter, config, config.out, found)
         watch(Event("evaluate", number, len(cases)))
     scores = summarise_classes(found.cases, target.names, config.bootstrap) | dict(about)
     scores |= {"cost": cost.record(segmenter, config.device), "seconds": round(time.perf_counter() - began, 2)}
-    write_class_scores(config.out, scores, found.cases)
-    atomic_write(config.out / "scores.txt", (class_table(scores) + "\n").encode())
-    for old in sorted((config.out / "worst").glob("[0-9][0-9]_*.png")):
-        old.unlink()
-    for number, (_, name, picture) in enumerate(found.pictures, start=1):
-        atomic_write(config.out / "worst" / f"{number:02d}_{name.replace('/', '_')[-80:]}.png", picture)
+    write_classes(config.out, scores, found)
     return scores
 
 
-def _evaluate(case: Case, segmenter: Any, config: EvaluateConfig, target: ClassesTarget, found: _Found) -> None:
-    """One image: labels written, counts kept; what is wrong with it becomes its row."""
+def write_classes(out: Path, scores: Mapping[str, Any], found: ClassesFound) -> None:
+    """The files of an evaluation of classes but `labels/`, which are written case by case."""
+    write_class_scores(out, scores, found.cases)
+    atomic_write(out / "scores.txt", (class_table(scores) + "\n").encode())
+    for old in sorted((out / "worst").glob("[0-9][0-9]_*.png")):
+        old.unlink()
+    for number, (_, name, picture) in enumerate(found.pictures, start=1):
+        atomic_write(out / "worst" / f"{number:02d}_{name.replace('/', '_')[-80:]}.png", picture)
+
+
+def evaluate_class_case(case: Case, segmenter: Any, options: ImageOptions, out: Path, found: ClassesFound) -> None:
+    """One image: labels written below `out`, counts kept; what is wrong with it becomes its row."""
     from pipeline.results.class_pictures import class_sample
     from pipeline.results.pictures import png
 
-    path = config.out / "labels" / f"{case.id}{label_suffix(case.relative, classes=True)}"
+    target: ClassesTarget = segmenter.model.record.target
+    path = out / "labels" / f"{case.id}{label_suffix(case.relative, classes=True)}"
     try:
         truth = class_map(load_case(case)[1], case.mask_kind, target, f"case {case.id}")
         opened = open_image(case.image)
-        answer = found.cost.segment(segmenter, opened, config)
+        answer = found.cost.segment(segmenter, opened, options)
         counts = confusion(truth, answer.labels, len(target.names))
     except MasklineError as error:
         remove(path)

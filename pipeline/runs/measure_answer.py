@@ -12,7 +12,7 @@ def measure_answer(answer: Any) -> "pd.DataFrame":
     """Measure what a segmenter answered; see `Answer` of `pipeline.runs.segment_case`."""
     sure = answer.confidence.objects if answer.confidence else None
     if classes := getattr(answer, "classes", ()):
-        from pipeline.scoring.measure_volumes import measure_classes
+        from pipeline.scoring.class_sums import measure_classes
 
         return measure_classes(answer.labels, answer.image, classes, sure)
     if answer.labels.ndim == 3:

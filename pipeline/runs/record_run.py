@@ -121,6 +121,7 @@ def describe_run(
     seconds = (datetime.now(UTC) - started).total_seconds()
     config = plan.config.model_dump(mode="json")
     record = read_record(plan.model)
+    classes = class_key(record)
     return {
         "format_version": FORMAT_VERSION,
         "folder": str(plan.config.folder),
@@ -133,10 +134,10 @@ def describe_run(
         "done": tally.done,
         "skipped": len(plan.skipped),
         "failed": sum(row["status"] == "failed" for row in collected.rows),
-        "objects": collected.objects,
+        "objects": None if classes else collected.objects,
         "model": {"name": plan.config.model, "path": str(plan.model), "digest": plan.model_digest},
         "thresholds": record.get("thresholds", {}),
-        "classes": class_key(record),
+        "classes": classes,
         "config": config,
         "config_digest": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
         "settings_digest": plan.settings,
@@ -201,7 +202,8 @@ class Tracked:
             return
         shipped = description["model"]["name"] == SHIPPED  # version 1 of nuclei, unless there is one already
         version = tracking.register(self.plan.model, "nuclei", run, "champion") if shipped else ""
-        counts = {name: description[name] for name in ("images", "done", "skipped", "failed", "objects", "seconds")}
+        names = ("images", "done", "skipped", "failed", "objects", "seconds")
+        counts = {name: description[name] for name in names if description[name] is not None}
         statistics = description["statistics"]
         speeds = {name: statistics[name] for name in ("megapixels", "images_per_second")}
         run.log_metrics(counts | speeds | {f"seconds_{k}": v for k, v in statistics["stage_seconds"].items()})
@@ -217,8 +219,10 @@ class Tracked:
 
 def _note(description: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{description[name]:,} {name}" for name in ("done", "skipped", "failed"))
+    objects = description["objects"]
+    made = "class maps" if objects is None else f"{objects:,} objects"
     return (
         f"**{description['images']:,} images of `{description['folder']}`**: {counts}; "
-        f"{description['objects']:,} objects in {description['seconds']:.0f} s.\n\n"
+        f"{made} in {description['seconds']:.0f} s.\n\n"
         "Pictures, counts and flags: *Artifacts*, `report.html`. One row an image: `images.csv`."
     )

@@ -7,7 +7,7 @@ be written) is raised.
 import functools
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,9 +17,17 @@ from pipeline.data.files import remove, sha256_file
 from pipeline.errors import ImageError, MasklineError, ModelError, OutputError
 from pipeline.results.ledger import Entry, Product, Stamp, stamp
 from pipeline.results.lock import is_output_trouble, output_error, writing
-from pipeline.runs.case_products import describe_small, label_paths, picture_path, plain, write_picture, write_products
+from pipeline.runs.case_products import (
+    describe_small,
+    label_paths,
+    picture_path,
+    plain,
+    remove_others,
+    write_picture,
+    write_products,
+)
 from pipeline.runs.measure_answer import measure_answer
-from pipeline.runs.model_record import read_record
+from pipeline.runs.model_record import class_key, read_record
 from pipeline.runs.stages import Stages, Watched
 from pipeline.types import Case, Image, ImageSource, Labels, Watch, unwatched
 
@@ -27,7 +35,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pipeline.data.sources import FileSource
-    from pipeline.runs.segment_large import Streaming
+    from pipeline.runs.map_large import Streaming as MapStreaming
+    from pipeline.runs.segment_large import Large, Streaming
     from pipeline.scoring.confidence import Confidence
 
 log = logging.getLogger("maskline.segment")
@@ -72,6 +81,10 @@ class Segments(Protocol):
     def stream(
         self, source: ImageSource, options: ImageOptions, scratch: Path, identity: str, watch: Watch
     ) -> "Streaming": ...
+
+    def map(
+        self, source: ImageSource, options: ImageOptions, scratch: Path, identity: str, watch: Watch
+    ) -> "MapStreaming": ...
 
 
 _loading = threading.Lock()
@@ -160,27 +173,49 @@ def _answer(opened: ImageSource, job: ChunkJob, stages: Stages) -> Answer:
 def _stream(case: Case, job: ChunkJob, opened: "FileSource", source: Product, stages: Stages, watch: Watch) -> Worked:
     """One image larger than memory, from file to files."""
     from pipeline.runs.plan_large import check_disk, stream_cost
-    from pipeline.runs.segment_large import describe_large, scratch_folder, segment_large
+    from pipeline.runs.segment_large import describe_large, scratch_folder
 
     identity = f"{source.sha256} {job.model_digest} {job.settings}"
     scratch = scratch_folder(job.out, identity)
     with stages.stage("load"):
         segmenter = load_segmenter(job)
-    label, *outline = (job.out / name for name in label_paths(case, job.config.geojson))
+    names = label_paths(case, job.config.geojson)
     check_disk(stream_cost(opened.shape, opened.dtype.itemsize, read_record(job.model)), job.out)
     with stages.stage("segment"):
-        large = segment_large(opened, segmenter, job.config, scratch, identity, label, next(iter(outline), None), watch)
+        large = _streamed(opened, segmenter, job, scratch, identity, [job.out / name for name in names], watch)
     with stages.stage("read"):
         _check_unchanged(case, source.stamp)
     digests = (large.label_sha256, large.outlines_sha256)
     log.info("%s: %s", case.relative, ", ".join(f"{stage} {s:.1f} s" for stage, s in large.seconds.items()))
-    names = label_paths(case, job.config.geojson)
     outputs = {name: Product.of(job.out / name, sha256) for name, sha256 in zip(names, digests, strict=False)}
+    remove_others(case, job.out, outputs)
     with stages.stage("picture"):
-        write_picture(job.out / picture_path(case.id), large.overview, large.overview_labels)
+        write_picture(job.out / picture_path(case.id), large.overview, large.overview_labels, large.colours)
     row = {name: plain(value) for name, value in describe_large(large, opened).items()}
     entry = Entry(case.relative, case.id, "done", source, job.model_digest, job.settings, outputs, row, stages.rounded)
     return Worked(entry, large.table)
+
+
+def _streamed(
+    opened: "FileSource",
+    segmenter: Segments,
+    job: ChunkJob,
+    scratch: Path,
+    identity: str,
+    paths: Sequence[Path],
+    watch: Watch,
+) -> "Large":
+    """Labels, and outlines where there is a second path, of objects or of classes, as the model has it."""
+    from pipeline.runs.map_large import map_large
+    from pipeline.runs.segment_large import segment_large
+
+    label, outline = paths[0], paths[1] if len(paths) > 1 else None
+    if not class_key(read_record(job.model)):
+        return segment_large(opened, segmenter, job.config, scratch, identity, label, outline, watch)
+    if outline is not None:
+        came, wanted = "outlines of a class map larger than memory", "label images"
+        raise ImageError("--geojson", came, wanted, "leave --geojson out, or raise whole_megapixels")
+    return map_large(opened, segmenter, job.config, scratch, identity, label, watch)
 
 
 def open_asked(path: Path, config: SegmentConfig) -> "FileSource":

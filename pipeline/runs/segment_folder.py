@@ -35,13 +35,14 @@ log = logging.getLogger("maskline.segment")
 @dataclass(frozen=True)
 class SegmentSummary:
     """How a run ended. `done` are this run's, `skipped` were proven done before; `failed` and `objects` are those of
-    the images asked for, as the folder now stands. Exit code 0 all well, 3 some failed, 4 more than the config allows.
+    the images asked for, as the folder now stands; class maps have no objects. Exit code 0 all well, 3 some failed,
+    4 more than the config allows.
     """
 
     done: int
     skipped: int
     failed: int
-    objects: int
+    objects: int | None
     seconds: float
     exit_code: int
     out: Path
@@ -200,9 +201,9 @@ def _finish(
             publish(tracked.run, images, Pictures(out, collected.entries), description)
     if collected.changed:
         mark_tables(out, collected.key, tracked.run.id if tracked.run is not None else "")
-    objects = sum(row["objects"] for row in rows if row["status"] == "done")
-    numbers = (tally.done, len(plan.skipped), len(failures), objects)
-    log.info("finished: %d done, %d skipped, %d failed, %d objects", *numbers)
+    objects = None if description["classes"] else sum(row["objects"] for row in rows if row["status"] == "done")
+    numbers = (tally.done, len(plan.skipped), len(failures), "class maps" if objects is None else f"{objects} objects")
+    log.info("finished: %d done, %d skipped, %d failed, %s", *numbers)
     return SegmentSummary(
         done=tally.done,
         skipped=len(plan.skipped),

@@ -5,7 +5,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -132,6 +132,8 @@ class Large:
     confidence: float
     statistics: Mapping[str, float | str]
     seconds: Mapping[str, float]  # stage -> seconds its threads were at it; they run side by side
+    fractions: Mapping[str, float] = field(default_factory=dict)  # of class maps: columns of images.csv
+    colours: tuple[tuple[int, int, int], ...] = ()  # of class maps
 
 
 class _Fullest:
@@ -255,9 +257,10 @@ def scratch_folder(out: Path, identity: str) -> Path:
 def describe_large(large: Large, source: ImageSource) -> dict[str, Any]:
     """The columns of images.csv, as those of a small image; how it looks is told of its fullest part."""
     from pipeline.results.quality import appearance
+    from pipeline.runs.case_products import of_classes
 
     height, width = source.shape[1:]
-    return {
+    row = {
         "objects": large.count,
         "area": large.area if large.count else None,
         "density": large.count / (height * width / 1e6),
@@ -271,3 +274,4 @@ def describe_large(large: Large, source: ImageSource) -> dict[str, Any]:
         "confidence": large.confidence,
         **{f"model_{name}": value for name, value in large.statistics.items()},
     }
+    return of_classes(row, large.fractions) if large.fractions else row

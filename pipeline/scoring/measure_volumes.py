@@ -1,4 +1,4 @@
-"""One row an object of a volume, or one row a class of a class map: where, how large, how bright.
+"""One row an object of a volume: where, how large, how bright.
 
 Lengths are in voxels (`_px`), and in the geometry's unit as well where it has one; the spacing may differ between axes.
 `bbox_*_px` are half-open.
@@ -48,43 +48,27 @@ def measure_volume(labels: Labels, image: Image, confidence: Any = None) -> "pan
     Sizes are `volume_*3` in volumes and `area_*2` in images. `confidence` has one number an object, NaN without. Raises
     MaskError where labels and image, or labels and confidence, do not belong together.
     """
-    numbers = np.unique(labels)
-    return _measure(labels, image, numbers[numbers > 0], confidence)
-
-
-def measure_classes(labels: Labels, image: Image, names: Sequence[str], confidence: Any = None) -> "pandas.DataFrame":
-    """Measure every class but the background, also those that are not there (size 0): one row each, `class` its name.
-
-    `confidence` has one number for each class that is there. Raises MaskError as `measure_volume` does.
-    """
-    numbers = np.arange(1, len(names))
-    table = _measure(labels, image, numbers, confidence)
-    table.insert(1, "class", list(names[1:]))
-    return table
-
-
-def _measure(labels: Labels, image: Image, numbers: Any, confidence: Any) -> "pandas.DataFrame":
     import pandas as pd
 
     if labels.shape != image.spatial_shape:
         wanted = f"the image's {image.spatial_shape}"
         raise MaskError("labels", f"shape {labels.shape}", wanted, "measure labels on the grid they were made on")
-    there = np.isin(numbers, labels)
+    numbers = np.unique(labels)
+    numbers = numbers[numbers > 0]
     sure = np.full(len(numbers), np.nan)
     if confidence is not None:
-        if len(confidence) != there.sum():
-            came, wanted = f"{len(confidence)} confidences", f"{there.sum()}, as many as there are objects"
+        if len(confidence) != len(numbers):
+            came, wanted = f"{len(confidence)} confidences", f"{len(numbers)}, as many as there are objects"
             raise MaskError("labels", came, wanted, "measure the labels that the confidences are of")
-        sure[there] = confidence
+        sure[:] = confidence
     found = {"label": numbers.astype(np.int64), "confidence": sure, **_places(labels, numbers)}
     found |= _sizes(labels, numbers, image.geometry)
     for channel, values in enumerate(image.pixels):
-        found |= _intensities(labels, values, numbers, there, channel)
+        found |= _intensities(labels, values, numbers, channel)
     return pd.DataFrame({name: found[name] for name in volume_columns(len(image.pixels)) if name in found})
 
 
 def _places(labels: Labels, numbers: Any) -> dict[str, Any]:
-    """Boxes, and whether they reach the image's edge; 0 and False for what is not there."""
     dimensions = labels.ndim
     starts, stops = np.zeros((2, len(numbers), dimensions), np.int64)
     _, compact = np.unique(np.concatenate([[0], numbers, labels.ravel()]), return_inverse=True)
@@ -94,7 +78,13 @@ def _places(labels: Labels, numbers: Any) -> dict[str, Any]:
         box = boxes[number - 1] if number <= len(boxes) else None
         if box is not None:
             starts[row], stops[row] = [side.start for side in box], [side.stop for side in box]
-    touches = ((starts == 0) | (stops == labels.shape)).any(axis=1) & (stops > 0).any(axis=1)
+    return box_columns(starts, stops, labels.shape)
+
+
+def box_columns(starts: Any, stops: Any, shape: Sequence[int]) -> dict[str, Any]:
+    """Boxes [start, stop) `(n, axes)`, and whether they reach the image's edge; 0 and False for what is not there."""
+    dimensions = starts.shape[1]
+    touches = ((starts == 0) | (stops == np.asarray(shape))).any(axis=1) & (stops > 0).any(axis=1)
     names = _BOX[3 - dimensions :]
     first = {f"bbox_{sides[0]}_px": starts[:, k] for k, sides in enumerate(names)}
     return first | {f"bbox_{sides[1]}_px": stops[:, k] for k, sides in enumerate(names)} | {"touches_edge": touches}
@@ -103,9 +93,13 @@ def _places(labels: Labels, numbers: Any) -> dict[str, Any]:
 def _sizes(labels: Labels, numbers: Any, geometry: Geometry) -> dict[str, Any]:
     dimensions = labels.ndim
     counts = ndimage.sum_labels(np.ones(labels.shape), labels, numbers)
-    centres = np.stack(
-        [ndimage.sum_labels(_coordinate(labels.shape, k), labels, numbers) for k in range(dimensions)], axis=1
-    )
+    along = [ndimage.sum_labels(_coordinate(labels.shape, k), labels, numbers) for k in range(dimensions)]
+    return size_columns(counts, np.stack(along, axis=1), geometry)
+
+
+def size_columns(counts: Any, along: Any, geometry: Geometry) -> dict[str, Any]:
+    """Sizes, diameters and centroids from numbers `(n,)` of pixels and sums `(n, axes)` of their coordinates."""
+    dimensions, centres = along.shape[1], along
     centres = np.divide(centres, counts[:, None], out=np.full_like(centres, np.nan), where=counts[:, None] > 0)
     size = "volume" if dimensions == 3 else "area"
     found: dict[str, Any] = {}
@@ -126,13 +120,13 @@ def _coordinate(shape: tuple[int, ...], axis: int) -> Any:
     return np.broadcast_to(along, shape)
 
 
-def _intensities(labels: Labels, values: Any, numbers: Any, there: Any, channel: int) -> dict[str, Any]:
-    """NaN for what is not there."""
-    found = {name: np.full(len(numbers), np.nan) for name in _STATISTICS}
-    if there.any():
-        present = numbers[there]
-        found["mean"][there] = ndimage.mean(values, labels, present)
-        found["sum"][there] = ndimage.sum_labels(values, labels, present)
-        found["min"][there] = ndimage.minimum(values, labels, present)
-        found["max"][there] = ndimage.maximum(values, labels, present)
-    return {f"intensity_{name}_c{channel}": column for name, column in found.items()}
+def _intensities(labels: Labels, values: Any, numbers: Any, channel: int) -> dict[str, Any]:
+    if not len(numbers):
+        return {f"intensity_{name}_c{channel}": np.zeros(0) for name in _STATISTICS}
+    found = {
+        "mean": ndimage.mean(values, labels, numbers),
+        "sum": ndimage.sum_labels(values, labels, numbers),
+        "min": ndimage.minimum(values, labels, numbers),
+        "max": ndimage.maximum(values, labels, numbers),
+    }
+    return {f"intensity_{name}_c{channel}": np.asarray(column, np.float64) for name, column in found.items()}

@@ -210,6 +210,13 @@ def test_segment_exits_as_the_run_ended(segmented, tmp_path, capsys, code):
     assert ("failed    b.png: cut off; export again" in said) == (code > 0)
 
 
+def test_class_maps_are_not_told_of_as_objects(segmented, tmp_path, capsys):
+    """What was not counted is not called 0 objects."""
+    segmented.answer = summary(objects=None)
+    assert run(["segment", str(tmp_path), "--out", "out"]) == 0
+    assert "0 failed; class maps in 8 s" in capsys.readouterr().out
+
+
 def test_options_go_before_the_config_file(segmented, tmp_path):
     """A field said on the command line beats the YAML's; what is said nowhere is the default."""
     file = tmp_path / "plate.yaml"

@@ -2,7 +2,7 @@
 
 import shutil
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from made_model import make_model
 
 import unet
-from pipeline.config import ImageOptions, MonaiBasicUNet
+from pipeline.config import FixedSize, ImageOptions, MonaiBasicUNet
 from pipeline.data.simulate import simulate_image
 from pipeline.inference.blocks import Sizes
 from pipeline.inference.engines import make_engine
@@ -206,6 +206,26 @@ def test_a_rescaled_image_gives_labels_on_the_files_grid(tmp_path, zoom):
     assert len(rows) == labels.max() > 5
     truth = cv2.erode(pixels[0], np.ones((5, 5))) > 0
     assert np.count_nonzero((labels > 0) & truth) > 0.95 * np.count_nonzero(truth)
+
+
+def test_a_model_of_a_fixed_size_gets_it_of_a_large_image_too(tmp_path):
+    """What is streamed goes to the network's 160 x 208, as an image in memory does: the same objects."""
+    model = make_model()
+    prepare = model.record.prepare.model_copy(update={"size": FixedSize(height=160, width=208)})
+    segmenter = Segmenter(replace(model, record=model.record.model_copy(update={"prepare": prepare})), "cpu", "torch")
+    segmenter.engine = Blurs(64)
+    pixels = np.repeat(field_of_discs((330, 420), 25, 24, 5)[None], 3, axis=0)
+    source = Memory(pixels)
+    source.levels = (pixels.shape[1:],)
+    whole = segmenter.segment(source)
+    streamed = segmenter.stream(source, ImageOptions(), tmp_path, "test")
+    assert streamed.stream.preparation.shape == (160, 208) and streamed.zoom == pytest.approx(0.49, abs=0.01)
+    labels = np.zeros((330, 420), np.uint32)
+    for part in streamed.parts():
+        for window, final in part.labels:
+            labels[window.slices] = final
+    assert labels.max() == whole.labels.max() > 5
+    assert np.mean((labels > 0) == (whole.labels > 0)) > 0.999
 
 
 def test_a_run_that_was_killed_goes_on_behind_its_last_band(tmp_path):

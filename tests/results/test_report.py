@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.results import plots, publish, report
+from pipeline.results import class_areas, plots, publish, report
+from pipeline.results.cards import group_summaries, pooled_fractions, read_cards, summarise, worst_first
+from pipeline.results.class_areas import percent
 from pipeline.results.pictures import contact_sheet, preview, split_preview
 from pipeline.results.plots import dots, histogram, number, ticks
 from pipeline.results.publish import gallery, write_note
-from pipeline.results.report import group_summaries, read_cards, summarise, worst_first, write_report
+from pipeline.results.report import write_report
 from pipeline.types import Geometry, Image
 
 RUN = {
@@ -88,7 +90,7 @@ def written(folder, images=None, **changed) -> Page:
     return Page(path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("module", [report, plots, publish])
+@pytest.mark.parametrize("module", [class_areas, report, plots, publish])
 def test_doctests_hold(module):
     """The examples in the modules are true."""
     assert doctest.testmod(module).failed == 0
@@ -124,6 +126,70 @@ def test_pictures_are_those_that_were_given(tmp_path):
     assert len(images) == 8 and set(plain) == set(given)
     for name, data in given.items():
         assert base64.b64decode(plain[name].partition(",")[2]) == split_preview(data)[0]
+
+
+def class_table() -> pd.DataFrame:
+    """a is 100 px, half of it road; b is 300 px without any; the third failed."""
+    rows = [
+        ("a.png", "done", "p1", 0.9, 10, 10, 0.5, 0.5, 0.0),
+        ("b.png", "done", "p2", 0.8, 10, 30, 0.75, 0.0, 0.25),
+        ("c.png", "failed", "p2", *[np.nan] * 6),
+    ]
+    names = [
+        "path",
+        "status",
+        "group",
+        "confidence",
+        "height",
+        "width",
+        "fraction_sky",
+        "fraction_road",
+        "fraction_<car>",
+    ]
+    return pd.DataFrame(rows, columns=names).assign(planes=1, objects=np.nan, flags="", error="", hint="", stage="")
+
+
+def legend(*names: str) -> dict[str, object]:
+    return RUN | {"classes": [{"value": n, "name": name, "colour": [n, 0, 0]} for n, name in enumerate(names)]}
+
+
+def test_class_maps_are_told_by_parts_of_the_area(tmp_path):
+    """Parts of all pixels, weighed by size: road 50 of 400; no object is counted, and nothing is per megapixel."""
+    run = legend("sky", "road", "<car>")
+    cards = read_cards(class_table(), ["sky", "road", "<car>"])
+    assert pooled_fractions(cards) == {"sky": 275 / 400, "road": 50 / 400, "<car>": 75 / 400}
+    areas = class_areas.class_areas(cards, run["classes"])
+    assert [(area.name, area.fraction, area.most, area.images) for area in areas] == [
+        ("sky", 0.6875, 0.75, 2),
+        ("road", 0.125, 0.5, 1),
+        ("<car>", 0.1875, 0.25, 1),
+    ]
+    written(tmp_path, class_table(), run=run, objects=None)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
+    heads = [html.unescape(head) for head in re.findall(r'<th scope="col"[^>]*><button type="button">(.*?)<', text)]
+    assert heads == [
+        *("class", "of all pixels", "most in an image", "images with it"),
+        *("group", "images", "failed", "flagged", "sky", "road", "<car>", "confidence"),
+        *("image", "group", "status", "sky", "road", "<car>", "confidence", "flags"),
+    ]
+    shown = text.partition("<h1>")[2].partition("<script>")[0]
+    assert "12.5 %" in shown and "objects" not in shown and "megapixel" not in shown
+    assert "road <b>50.0 %</b>" in text and 'data-class1="0.5"' in text and "most &lt;car&gt;" in text
+    note = write_note(class_table(), run).replace("\N{NO-BREAK SPACE}", " ")
+    assert note.startswith("**2 images · sky 68.8 %, &lt;car&gt; 18.8 %, road 12.5 %** · **0 to look at · 1 failed**")
+
+
+def test_of_very_many_classes_the_largest_are_shown(tmp_path):
+    """Class n fills n of 1275: of 51 the last 24 stay, in the order of the legend; images of old runs have none."""
+    names = [f"c{n}" for n in range(51)]
+    images = pd.DataFrame([{f"fraction_c{n}": n / 1275 for n in range(51)} | {"path": "a.png"}])
+    shown = class_areas.class_areas(
+        read_cards(images.assign(height=1, width=1, planes=1), names), legend(*names)["classes"]
+    )
+    assert [area.value for area in shown] == list(range(27, 51))
+    unknown = class_areas.class_areas(read_cards(table(), names[:2]), legend(*names[:2])["classes"])
+    assert [(area.name, area.images, percent(area.fraction)) for area in unknown] == [("c0", 0, "–"), ("c1", 0, "–")]
+    written(tmp_path, run=legend(*names[:2]))
 
 
 def test_names_and_errors_are_only_text(tmp_path):

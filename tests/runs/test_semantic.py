@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image as Pillow
 
 from pipeline.config import EvaluateConfig, IngestConfig, SegmentConfig, TrainConfig, build_config
@@ -17,6 +18,7 @@ from pipeline.data.manifest import load_data, read_manifest, write_manifest
 from pipeline.data.palettes import write_class_png
 from pipeline.model.bundle import load_model
 from pipeline.results.lock import STATE
+from pipeline.runs.cross_validate import cross_validate
 from pipeline.runs.evaluate_model import evaluate_model, score_folder
 from pipeline.runs.segment_folder import segment_folder
 from pipeline.runs.train_model import train_model, with_palette
@@ -95,8 +97,13 @@ def test_label_pngs_hold_classes_colours_and_names(data: Path, model: Path, tmp_
     assert told[1] == {"value": 1, "name": "road", "colour": PALETTE[1]}
     table = pd.read_csv(tmp_path / "out/images.csv")
     assert set(table["labels"]) == {f"labels/{name}" for name in images}
+    for row in table.to_dict("records"):
+        with Pillow.open(tmp_path / "out" / row["labels"]) as picture:
+            counted = np.bincount(np.asarray(picture).ravel(), minlength=3) / (24 * 32)
+        np.testing.assert_allclose([row[f"fraction_{name}"] for name in NAMES], counted, rtol=1e-5)
+    assert table[["objects", "area", "density", "intensity"]].isna().all(axis=None)
     again = segment_folder(config)
-    assert (again.done, again.skipped) == (0, 9)
+    assert (again.done, again.skipped, again.objects) == (0, 9, None)
 
 
 def test_the_report_shows_classes_in_their_colours(data: Path, model: Path, tmp_path: Path) -> None:
@@ -134,6 +141,35 @@ def test_void_counts_in_no_score_and_scores_agree(data: Path, model: Path, tmp_p
     assert len(rows) == 6 and {"group", "miou", "accuracy", "dice_car", "iou_sky"} <= set(rows[0])
     assert (tmp_path / "confusion.png").stat().st_size > 1000
     assert (tmp_path / "labels/train/drive1_3.png").exists()
+
+
+def test_folds_of_a_target_of_classes(data: Path, tmp_path: Path) -> None:
+    """Every frame is scored once, by the model that never saw its drive; the ensemble's logits are the folds' mean.
+
+    The colours come from the label images, or none; --resume trains nothing again.
+    """
+    target = {key: value for key, value in CONFIG["target"].items() if key != "palette"}
+    config = build_config(TrainConfig, CONFIG | {"epochs": 4, "target": target}, "test")
+    crossed = cross_validate(config, data, tmp_path, 3, track=False, device="cpu")
+    assert crossed.scores["images"] == 9 and crossed.scores["split"] == "out of fold" and crossed.scores["failed"] == 0
+    assert np.sum(crossed.scores["confusion"]) == 9 * 24 * 28 and set(crossed.scores["classes"]) == set(NAMES)
+    tested = [
+        {case.group for case in read_manifest(tmp_path / f"fold-{n}/manifest.csv").split("test")} for n in range(3)
+    ]
+    assert sorted(group for groups in tested for group in groups) == ["drive0", "drive1", "drive2"]
+    again = score_folder(tmp_path, data, masks="classes", ignore=VOID)
+    assert again["confusion"] == crossed.scores["confusion"]
+    assert any("mIoU" in line for line in crossed.lines())
+    models = [load_model(tmp_path / name) for name in ("fold-0/model", "fold-1/model", "fold-2/model", "model")]
+    image = torch.rand(1, 3, 24, 32)
+    with torch.inference_mode():
+        *folds, mean = (model.network(image) for model in models)
+    torch.testing.assert_close(mean, torch.stack(folds).mean(0), atol=0.02, rtol=0.01)
+    assert models[-1].record.target.names == tuple(NAMES)
+    weights = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("fold-*/model/weights.safetensors"))]
+    resumed = cross_validate(config, data, tmp_path, 3, resume=True, track=False, device="cpu")
+    assert weights == [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("fold-*/model/weights.safetensors"))]
+    assert resumed.scores["confusion"] == crossed.scores["confusion"]
 
 
 def test_a_binary_scene_has_one_channel(data: Path, tmp_path: Path) -> None:

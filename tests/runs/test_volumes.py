@@ -15,9 +15,8 @@ import pytest
 from pipeline.config import EvaluateConfig, IngestConfig, SegmentConfig, TrainConfig, build_config
 from pipeline.data.ingest import ingest
 from pipeline.data.manifest import load_data, write_manifest
-from pipeline.errors import ModelError, TrainingError
+from pipeline.errors import ModelError
 from pipeline.model.bundle import load_model
-from pipeline.runs.cross_validate import cross_validate
 from pipeline.runs.evaluate_classes import publish_classes
 from pipeline.runs.evaluate_model import evaluate_model, score_folder, score_table
 from pipeline.runs.export_model import export_model
@@ -135,12 +134,6 @@ def test_a_case_that_cannot_be_scored_is_named(data: Path, tmp_path: Path) -> No
     scores = score_folder(tmp_path, data, bootstrap=0)
     assert scores["failed"] == 1 and "images/0" in scores["errors"][0]["error"]
     assert sorted(scores["missing"]) == ["images/2", "images/3"] and scores["dice_mean"] == 0
-
-
-def test_classes_are_not_trained_by_folds(data: Path, tmp_path: Path) -> None:
-    """Cross-validation is of objects; it says so before anything is trained."""
-    with pytest.raises(TrainingError, match="without --folds"):
-        cross_validate(build_config(TrainConfig, CONFIG, "test"), data, tmp_path, 2)
 
 
 def test_a_header_that_cannot_be_true_is_refused_and_the_others_go_on(data: Path, model: Path, tmp_path: Path) -> None:

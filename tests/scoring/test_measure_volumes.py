@@ -5,8 +5,9 @@ import pytest
 from skimage.measure import regionprops
 
 from pipeline.errors import MaskError
+from pipeline.scoring.class_sums import measure_classes
 from pipeline.scoring.measure import order_columns
-from pipeline.scoring.measure_volumes import measure_classes, measure_volume, volume_columns
+from pipeline.scoring.measure_volumes import measure_volume, volume_columns
 from pipeline.types import Geometry, Image
 
 SPACING = (2.5, 0.5, 1.0)

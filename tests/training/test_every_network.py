@@ -1,11 +1,17 @@
 """Every network goes through the same training step."""
 
+from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 
-from pipeline.config import MaskTarget, PrepareConfig, SingleNetwork, TrainConfig
+import unet
+from pipeline.config import ClassesTarget, MaskTarget, PrepareConfig, SingleNetwork, TrainConfig, load_config
+from pipeline.data.classes import class_map
+from pipeline.model.targets import Thresholds, activate, decode
+from pipeline.training.encode import encode
 from pipeline.training.train import start_training, train_step
 
 KINDS = {config.model_fields["kind"].default: config for config in get_args(get_args(SingleNetwork)[0])}
@@ -36,3 +42,35 @@ def test_a_step_trains_all_of_it(kind: str) -> None:
     without = [name for name, p in training.network.named_parameters() if p.requires_grad and p.grad is None]
     assert not without
     assert training.progress.step == 1
+
+
+CONFIG = Path(__file__).parents[2] / "configs" / "original-unet.yaml"
+SOFTMAX = (
+    "network.out_channels=2",
+    "target={kind: classes, names: [membrane, cell], merge: {cell: [255]}, ignore: 254}",
+    "loss={kind: cross_entropy}",
+)
+
+
+@pytest.mark.parametrize(("told", "parameters"), [((), 31_030_593), (SOFTMAX, 31_030_658)], ids=["sigmoid", "softmax"])
+def test_the_original_learns_as_one_channel_or_as_two_classes(told: tuple[str, ...], parameters: int) -> None:
+    """The config, and what its head says of two classes: a few steps on one picture, and it knows it."""
+    small = ("network.filters=[4, 8]", "network.dropout=0.0", "optimiser.lr=0.02")
+    config = load_config(TrainConfig, CONFIG, (*told, *small))
+    wide = config.network.model_dump(exclude={"kind"}) | {"filters": (64, 128, 256, 512, 1024)}
+    with torch.device("meta"):
+        assert sum(p.numel() for p in unet.build("original_unet", **wide).parameters()) == parameters
+    labels = np.zeros((32, 32), np.uint32)
+    labels[6:26, 4:28] = 255
+    if isinstance(config.target, ClassesTarget):
+        labels = class_map(labels, "classes", config.target, "made").astype(np.uint32)
+    target = torch.from_numpy(encode(labels, config.target))[None]
+    image = torch.from_numpy(np.where(labels > 0, 0.8, 0.2).astype(np.float32))[None, None]
+    training = start_training(config, "cpu")
+    training.network.train()
+    for _ in range(80):
+        train_step(training, {"image": image, "target": target})
+    with torch.inference_mode():
+        planes = activate(training.network.eval()(image), config.target)[0].numpy()
+    assert planes.shape == (config.network.out_channels, 32, 32)
+    np.testing.assert_array_equal(decode(planes, config.target, Thresholds()) > 0, labels > 0)

@@ -1,5 +1,6 @@
 """Optimisers are torch's, the learning rate is a function of where the training stands."""
 
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -24,6 +25,7 @@ from pipeline.config import (
     build_config,
 )
 from pipeline.errors import ConfigError
+from pipeline.shipped import FOLDER
 from pipeline.training.optimise import Stand, build_optimiser, learning_rate
 
 
@@ -103,6 +105,7 @@ def test_optimisers_are_torchs(config: OptimiserConfig, theirs: object) -> None:
     [
         ({"network": {"kind": "vgg19_unet"}}, "out_channels is 1; target separated takes 3"),
         ({"prepare": {"channels": 1}}, "in_channels is 3, prepare.channels 1"),
+        ({"validate_every": 5}, "every epoch is validated, and always was; leave it out"),
         ({"loss": {"kind": "cross_entropy"}}, "cross_entropy is not for target separated, whose classes may overlap"),
         (
             {"loss": {"kind": "bce"}, "target": {"kind": "three_class"}},
@@ -120,6 +123,7 @@ def test_configs_choose_by_kind() -> None:
     """`kind:` names the loss, the optimiser and the schedule; old names of fields still do what they did."""
     tree = {
         "initial": "random",
+        "validate_every": 1,
         "target": {"kind": "three_class"},
         "loss": {"kind": "dice_ce", "classes": [1, 2, 1]},
         "optimiser": {"kind": "sgd", "lr": 0.1},
@@ -128,3 +132,11 @@ def test_configs_choose_by_kind() -> None:
     config = build_config(TrainConfig, tree, "config")
     assert config.pretrained == "none" and config.optimiser == SGD(lr=0.1) and config.schedule == Plateau()
     assert config.plan[0].lr == 0.1 and config.plan[0].epochs == 300
+
+
+def test_the_config_that_the_shipped_model_was_trained_with_is_still_read() -> None:
+    """Its record is of a time when `pretrained` was `initial` and `validate_every` stood in every config."""
+    record = json.loads((FOLDER / "nuclei" / "model.json").read_text(encoding="utf-8"))
+    made_with = record["provenance"]["config"]
+    config = build_config(TrainConfig, made_with, "record")
+    assert config.name == "nuclei" and config.pretrained == "imagenet" and config.epochs == made_with["epochs"]

@@ -8,7 +8,20 @@ import pytest
 import torch
 from made_examples import CONFIG, example
 
-from pipeline.config import Constant, EarlyStopping, Phase, TrainConfig, VGG19UNet, load_config
+import unet
+from pipeline.config import (
+    BCE,
+    Adam,
+    Constant,
+    EarlyStopping,
+    FixedSize,
+    Phase,
+    RandomFraction,
+    SceneAugmentation,
+    TrainConfig,
+    VGG19UNet,
+    load_config,
+)
 from pipeline.errors import TrainingError
 from pipeline.model.prepare import fit
 from pipeline.training.dataset import Example
@@ -18,6 +31,7 @@ from pipeline.training.volumes import understood
 from pipeline.types import Case
 from unet.vgg import vgg19_features
 
+PRETRAINED = Path(__file__).parents[2] / "configs" / "vgg19-pretrained.yaml"
 TWO = CONFIG.model_copy(
     update={
         "freeze": ("down.*",),
@@ -109,6 +123,27 @@ def test_the_last_convolution_of_vgg_is_really_unfrozen() -> None:
     assert [p.shape for p in encoder if p.grad is not None] == [(512, 512, 3, 3), (512,)]
 
 
+def test_the_pretrained_config_is_the_guides() -> None:
+    """Everything the guide says of its training stands in configs/vgg19-pretrained.yaml; phases: see the test below."""
+    config = load_config(TrainConfig, PRETRAINED)
+    assert config.pretrained == "imagenet" and config.prepare.size == FixedSize(height=224, width=224)
+    assert config.augmentation == SceneAugmentation(flip=(0.75, 0.75), brightness=0.4, contrast=0.4)
+    assert config.validation == RandomFraction(fraction=0.2, seed=42) and config.seed == 42
+    assert (config.batch_size, config.optimiser, config.schedule) == (16, Adam(lr=1e-4), Constant())
+    assert (config.loss, config.stopping.watch, config.film, config.ema, config.clip) == (BCE(), "loss", True, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("kind", ["vgg19_unet", "mobilenet_unet"])
+def test_divided_by_255_a_published_encoder_sees_what_imagenets_transform_makes(kind: str) -> None:
+    """Every value of uint8: (x / 255 - mean) / deviation reaches the first layer, whatever the image; none is cut."""
+    prepare = load_config(TrainConfig, PRETRAINED, ("prepare.size={kind: native}",)).prepare
+    pixels = np.tile(np.arange(256, dtype=np.uint8).reshape(1, 8, 32), (3, 1, 1))
+    values = torch.from_numpy(fit(pixels, prepare, stride=8).apply(pixels))[None]
+    found = unet.build(kind, in_channels=3, out_channels=1, filters=(4, 4, 4, 4)).normalise(values)[0].numpy()
+    mean, deviation = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
+    np.testing.assert_allclose(found, (pixels / 255 - mean) / deviation, atol=1e-6)
+
+
 def test_the_pretrained_config_runs_both_its_phases(tmp_path: Path) -> None:
     """configs/vgg19-pretrained.yaml at full width, one step a phase, from a made file of all of the encoder's tensors.
 
@@ -116,9 +151,8 @@ def test_the_pretrained_config_runs_both_its_phases(tmp_path: Path) -> None:
     """
     made = {f"features.{name}": value for name, value in vgg19_features().state_dict().items()}
     torch.save({**made, "classifier.0.bias": torch.zeros(4096)}, tmp_path / "made.pth")
-    path = Path(__file__).parents[2] / "configs" / "vgg19-pretrained.yaml"
     small = ("prepare.size={kind: fixed, height: 32, width: 32}", f"pretrained={tmp_path / 'made.pth'}")
-    config = load_config(TrainConfig, path, small)
+    config = load_config(TrainConfig, PRETRAINED, small)
     assert [(p.epochs, p.lr, p.patience, p.minimum_epochs) for p in config.phases] == [
         (200, 1e-4, 20, 10),
         (100, 1e-5, 10, 0),
