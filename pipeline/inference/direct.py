@@ -12,11 +12,13 @@ import torch
 
 from pipeline.config import ClassesTarget, ImageOptions, SpacingSize, colours_of
 from pipeline.errors import ImageError, ModelError, UsageError
+from pipeline.inference import volumes
 from pipeline.inference.engines import choose_device, make_engine
 from pipeline.inference.forward import on_grid
 from pipeline.inference.predict import predict
 from pipeline.inference.segment import Segmented, Segmenter
-from pipeline.inference.volumes import predict_volume
+from pipeline.inference.volume_grid import VolumeGrid, undo_slabs
+from pipeline.inference.volumes import predict_slabs, predict_volume
 from pipeline.model.bundle import ModelRecord, TrainedModel
 from pipeline.model.decode import FULL
 from pipeline.model.prepare import Preparation, fit, take_channels
@@ -90,13 +92,16 @@ class DirectSegmenter:
             _check(image, record, options)
             pixels = take_volume_channels(image.pixels, record.prepare.channels, options.channel)
             preparation = self._prepare(pixels, image.geometry, options)
-        with _timed(seconds, "predict"):
-            if isinstance(preparation, Preparation):
-                planes = predict(self.engine, *on_grid(pixels, preparation), tta=options.tta)
-            else:
-                planes = predict_volume(self.model, preparation.apply(pixels), self.device, tta=options.tta)
-        with _timed(seconds, "decode"):
-            labels, probabilities, sure = self._decode(planes, preparation)
+        labels: Labels
+        probabilities: Pixels | None
+        if isinstance(preparation, VolumePreparation) and not preparation.is_at_most(volumes.WHOLE):
+            labels, sure = self._in_slabs(pixels, preparation, options.tta, seconds)
+            probabilities = None
+        else:
+            with _timed(seconds, "predict"):
+                planes = self._predict(pixels, preparation, options.tta)
+            with _timed(seconds, "decode"):
+                labels, probabilities, sure = self._decode(planes, preparation)
         statistics: dict[str, float | str] = {
             "zoom": float((np.prod(preparation.shape) / np.prod(preparation.original)) ** (1 / labels.ndim)),
             "low": float(np.mean(preparation.offset)),
@@ -122,18 +127,50 @@ class DirectSegmenter:
             geometry = Geometry((options.pixel_size,) * 3, "um")
         return fit_volume(pixels, geometry, record.prepare, record.volume.strides)
 
+    def _predict(self, pixels: Array, preparation: Preparation | VolumePreparation, tta: bool) -> Pixels:
+        if isinstance(preparation, Preparation):
+            return predict(self.engine, *on_grid(pixels, preparation), tta=tta)
+        return predict_volume(self.model, preparation.apply(pixels), self.device, tta=tta)
+
+    def _in_slabs(
+        self, voxels: Array, preparation: VolumePreparation, tta: bool, seconds: dict[str, float]
+    ) -> tuple[Labels, Confidence]:
+        """A large volume: classes are decided slab by slab; objects need all their probabilities at once."""
+        grid = VolumeGrid(voxels, preparation)
+        if not self.classes:
+            with _timed(seconds, "predict"):
+                planes = predict_volume(self.model, grid, self.device, tta=tta)
+            with _timed(seconds, "decode"):
+                labels, _, sure = self._decode(planes, preparation)
+            return labels, sure
+        slabs = undo_slabs(predict_slabs(self.model, grid, self.device, tta=tta), preparation)
+        target, sums, done = self.model.record.target, ClassSums(len(self.classes)), 0
+        small = np.uint8 if len(self.classes) <= 256 else np.uint32
+        answer: Array = np.empty(preparation.original, small)
+        while done < len(answer):
+            with _timed(seconds, "predict"):
+                slab = next(slabs)
+            with _timed(seconds, "decode"):
+                labels = decode(slab, target, self.model.thresholds)
+                sums.add(labels, slab)
+                answer[done : done + len(labels)] = labels
+                done += len(labels)
+        return answer, sums.confidence
+
     def _decode(
         self, planes: Pixels, preparation: Preparation | VolumePreparation
-    ) -> tuple[Labels, Pixels, Confidence]:
-        """Classes are decided on the file's grid, objects on the finer of the two."""
+    ) -> tuple[Labels, Pixels | None, Confidence]:
+        """Classes are decided on the file's grid, objects on the finer of the two.
+
+        Probabilities are on the file's grid, None where nothing was decided there.
+        """
         target, thresholds = self.model.record.target, self.model.thresholds
-        probabilities = preparation.undo(planes)
-        if isinstance(target, ClassesTarget):
-            labels = decode(probabilities, target, thresholds)
-            return labels, probabilities, class_confidence(labels, probabilities)
         shrink = float(np.prod(preparation.original)) / float(np.prod(preparation.shape))
-        if shrink >= 1:
+        if shrink >= 1 or isinstance(target, ClassesTarget):
+            probabilities = preparation.undo(planes)
             labels = decode(probabilities, target, scale_areas(thresholds, shrink))
+            if isinstance(target, ClassesTarget):
+                return labels, probabilities, class_confidence(labels, probabilities)
             return labels, probabilities, confidence(labels, probabilities, target)
         z, y, x = preparation.shape
         fine = planes[:, :z, :y, :x]
@@ -142,17 +179,38 @@ class DirectSegmenter:
         kept, inverse = np.unique(nearest(labels, preparation.original), return_inverse=True)
         first = 0 if kept[0] == 0 else 1  # an object of less than a voxel may be gone
         numbered = (inverse.reshape(preparation.original) + first).astype(np.uint32)
-        return numbered, probabilities, replace(objects, objects=objects.objects[kept[kept > 0] - 1])
+        return numbered, None, replace(objects, objects=objects.objects[kept[kept > 0] - 1])
+
+
+class ClassSums:
+    """What `class_confidence` is made of, added up part by part: the same numbers for parts of any size."""
+
+    def __init__(self, classes: int) -> None:
+        self._count: Array = np.zeros(classes, np.int64)
+        self._total: Array = np.zeros(classes)
+
+    def add(self, labels: Labels, probabilities: Pixels) -> None:
+        """The next part in raster order: `((Z,) Y, X)` and `(K, (Z,) Y, X)`."""
+        classes = np.arange(len(self._count))
+        chosen = probabilities.max(axis=0).ravel()
+        self._count += np.bincount(labels.ravel(), minlength=len(classes))
+        both = np.concatenate([classes, labels.ravel()])  # sums go on from what they were, so that they round alike
+        self._total = np.bincount(both, weights=np.concatenate([self._total, chosen]))
+
+    @property
+    def confidence(self) -> Confidence:
+        """Mean probability of the class that was chosen: over the foreground, and for each class that is there."""
+        there = np.flatnonzero(self._count[1:]) + 1
+        count, total = self._count[there], self._total[there]
+        sums = ConfidenceSums(int(count.sum()), round(FULL * float(total.sum())), common=1, squares=1)
+        return Confidence(total / count, sums)
 
 
 def class_confidence(labels: Labels, probabilities: Pixels) -> Confidence:
     """Mean probability of the class that was chosen: over the foreground, and for each class that is there."""
-    chosen = probabilities.max(axis=0).ravel().astype(np.float64)
-    count = np.bincount(labels.ravel())
-    total = np.bincount(labels.ravel(), weights=chosen)
-    there = np.flatnonzero(count[1:]) + 1
-    sums = ConfidenceSums(int(count[there].sum()), round(FULL * float(total[there].sum())), common=1, squares=1)
-    return Confidence(total[there] / count[there], sums)
+    sums = ClassSums(len(probabilities))
+    sums.add(labels, probabilities)
+    return sums.confidence
 
 
 def take_volume_channels(pixels: Array, channels: int, chosen: int | None) -> Array:

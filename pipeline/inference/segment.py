@@ -33,13 +33,15 @@ _MICROMETRES = {"um": 1.0, "mm": 1000.0}
 @dataclass(frozen=True)
 class Segmented:
     """`labels` `(Y, X)` uint32 and `probabilities` `(K, Y, X)` float32 on the file's grid; `image` as it was read.
+    Of volumes, probabilities may be None: of those that went through in slabs, whose classes are uint8, and of objects
+    that were told apart on a finer grid.
 
     `statistics` are the zoom that was taken, the objects' median diameter (px), what values were normalised by, and how
     many megapixels of tiles were skipped as background.
     """
 
     labels: Labels
-    probabilities: Pixels
+    probabilities: Pixels | None
     confidence: Confidence
     image: Image
     statistics: dict[str, float | str]

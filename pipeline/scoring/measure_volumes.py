@@ -10,14 +10,14 @@ Lengths are in voxels (`_px`), and in the geometry's unit as well where it has o
 [[4.0, 4.0, 6.0, 28.0]]
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import ndimage
 
 from pipeline.errors import MaskError
-from pipeline.types import Geometry, Image, Labels
+from pipeline.types import Array, Geometry, Image, Labels
 
 if TYPE_CHECKING:
     import pandas
@@ -26,6 +26,7 @@ _AXES = ("z", "y", "x")
 _BOX = (("front", "back"), ("top", "bottom"), ("left", "right"))
 _STATISTICS = ("mean", "min", "max", "sum")
 _UNITS = ("px", "um", "mm")
+_AT_ONCE = 2_000_000  # voxels that are looked at together
 
 
 def volume_columns(channels: int, units: Sequence[str] = _UNITS) -> list[str]:
@@ -48,7 +49,7 @@ def measure_volume(labels: Labels, image: Image, confidence: Any = None) -> "pan
     Sizes are `volume_*3` in volumes and `area_*2` in images. `confidence` has one number an object, NaN without. Raises
     MaskError where labels and image, or labels and confidence, do not belong together.
     """
-    numbers = np.unique(labels)
+    numbers = np.unique(np.concatenate([np.unique(part) for part in _parts(labels)] or [np.zeros(0, labels.dtype)]))
     return _measure(labels, image, numbers[numbers > 0], confidence)
 
 
@@ -69,44 +70,96 @@ def _measure(labels: Labels, image: Image, numbers: Any, confidence: Any) -> "pa
     if labels.shape != image.spatial_shape:
         wanted = f"the image's {image.spatial_shape}"
         raise MaskError("labels", f"shape {labels.shape}", wanted, "measure labels on the grid they were made on")
-    there = np.isin(numbers, labels)
+    sums = _add_up(labels, image.pixels, numbers)
+    there = sums.count > 0
     sure = np.full(len(numbers), np.nan)
     if confidence is not None:
         if len(confidence) != there.sum():
             came, wanted = f"{len(confidence)} confidences", f"{there.sum()}, as many as there are objects"
             raise MaskError("labels", came, wanted, "measure the labels that the confidences are of")
         sure[there] = confidence
-    found = {"label": numbers.astype(np.int64), "confidence": sure, **_places(labels, numbers)}
-    found |= _sizes(labels, numbers, image.geometry)
-    for channel, values in enumerate(image.pixels):
-        found |= _intensities(labels, values, numbers, there, channel)
+    found = {"label": numbers.astype(np.int64), "confidence": sure, **_places(sums, labels.shape)}
+    found |= _sizes(sums, labels.ndim, image.geometry)
+    for channel in range(len(image.pixels)):
+        found |= _intensities(sums, channel)
     return pd.DataFrame({name: found[name] for name in volume_columns(len(image.pixels)) if name in found})
 
 
-def _places(labels: Labels, numbers: Any) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Sums:
+    """What is known of each object, `(n,)`, of each axis as well, `(n, axes)`, or of each channel, `(channels, n)`."""
+
+    count: Array
+    places: Array  # sums of coordinates
+    start: Array
+    stop: Array
+    total: Array
+    least: Array
+    most: Array
+
+
+def _parts(labels: Labels) -> Iterator[Labels]:
+    """Planes (rows of an image) that follow each other."""
+    step = max(1, _AT_ONCE // max(1, labels[:1].size))
+    for first in range(0, len(labels), step):
+        yield labels[first : first + step]
+
+
+def _add_up(labels: Labels, pixels: Array, numbers: Any) -> _Sums:
+    """In one pass, part by part; sums are taken in raster order, so that parts leave no trace in their last digit."""
+    size, axes, channels = len(numbers) + 1, labels.ndim, len(pixels)  # place 0 is for what is not asked for
+    count, places = np.zeros(size, np.int64), np.zeros((axes, size))
+    start, stop = np.tile(np.array(labels.shape)[:, None], size), np.zeros((axes, size), np.int64)
+    total = np.zeros((channels, size))
+    ends = pixels.max(initial=0), pixels.min(initial=0)
+    least, most = (np.full((channels, size), end, pixels.dtype) for end in ends)
+    first = 0
+    for part in _parts(labels):
+        inside = np.flatnonzero(part)
+        own = _index(part.ravel()[inside], numbers)
+        count += np.bincount(own, minlength=size)
+        for axis, along in enumerate(np.unravel_index(inside, part.shape)):
+            place = along + first if axis == 0 else along
+            places[axis] += np.bincount(own, weights=place, minlength=size)
+            np.minimum.at(start[axis], own, place)
+            np.maximum.at(stop[axis], own, place + 1)
+        both = np.concatenate([np.arange(size), own])  # sums go on from what they were
+        for channel, plane in enumerate(pixels[:, first : first + len(part)]):
+            values = plane.ravel()[inside]
+            total[channel] = np.bincount(both, weights=np.concatenate([total[channel], values]))
+            np.minimum.at(least[channel], own, values)
+            np.maximum.at(most[channel], own, values)
+        first += len(part)
+    sums = (count, places.T, start.T, stop.T)
+    return _Sums(*(found[1:] for found in sums), *(found[:, 1:] for found in (total, least, most)))
+
+
+def _index(values: Array, numbers: Any) -> Array:
+    """The place of each value in the sorted `numbers`, from 1; 0 where it is none of them."""
+    if not len(numbers):
+        return np.zeros(len(values), np.int64)
+    largest = int(numbers[-1])
+    if largest > 1 << 24:
+        place = np.minimum(np.searchsorted(numbers, values), len(numbers) - 1)
+        return np.where(numbers[place] == values, place + 1, 0)
+    table = np.zeros(largest + 2, np.int64)
+    table[numbers] = np.arange(1, len(numbers) + 1)
+    return np.asarray(table[np.minimum(values, largest + 1)])
+
+
+def _places(sums: _Sums, shape: tuple[int, ...]) -> dict[str, Any]:
     """Boxes, and whether they reach the image's edge; 0 and False for what is not there."""
-    dimensions = labels.ndim
-    starts, stops = np.zeros((2, len(numbers), dimensions), np.int64)
-    _, compact = np.unique(np.concatenate([[0], numbers, labels.ravel()]), return_inverse=True)
-    order = compact[1 : len(numbers) + 1]
-    boxes = ndimage.find_objects(compact[len(numbers) + 1 :].reshape(labels.shape).astype(np.int32))
-    for row, number in enumerate(order):
-        box = boxes[number - 1] if number <= len(boxes) else None
-        if box is not None:
-            starts[row], stops[row] = [side.start for side in box], [side.stop for side in box]
-    touches = ((starts == 0) | (stops == labels.shape)).any(axis=1) & (stops > 0).any(axis=1)
-    names = _BOX[3 - dimensions :]
+    there = sums.count > 0
+    starts, stops = np.where(there[:, None], sums.start, 0), sums.stop
+    touches = ((starts == 0) | (stops == shape)).any(axis=1) & there
+    names = _BOX[3 - len(shape) :]
     first = {f"bbox_{sides[0]}_px": starts[:, k] for k, sides in enumerate(names)}
     return first | {f"bbox_{sides[1]}_px": stops[:, k] for k, sides in enumerate(names)} | {"touches_edge": touches}
 
 
-def _sizes(labels: Labels, numbers: Any, geometry: Geometry) -> dict[str, Any]:
-    dimensions = labels.ndim
-    counts = ndimage.sum_labels(np.ones(labels.shape), labels, numbers)
-    centres = np.stack(
-        [ndimage.sum_labels(_coordinate(labels.shape, k), labels, numbers) for k in range(dimensions)], axis=1
-    )
-    centres = np.divide(centres, counts[:, None], out=np.full_like(centres, np.nan), where=counts[:, None] > 0)
+def _sizes(sums: _Sums, dimensions: int, geometry: Geometry) -> dict[str, Any]:
+    counts = sums.count.astype(np.float64)
+    centres = np.divide(sums.places, counts[:, None], out=np.full_like(sums.places, np.nan), where=counts[:, None] > 0)
     size = "volume" if dimensions == 3 else "area"
     found: dict[str, Any] = {}
     for unit, spacing in {"px": (1.0,) * dimensions, geometry.unit: geometry.spacing[-dimensions:]}.items():
@@ -120,19 +173,10 @@ def _sizes(labels: Labels, numbers: Any, geometry: Geometry) -> dict[str, Any]:
     return found
 
 
-def _coordinate(shape: tuple[int, ...], axis: int) -> Any:
-    """The coordinate along `axis` of every voxel, without holding it in memory."""
-    along = np.arange(shape[axis], dtype=np.float64).reshape([-1 if k == axis else 1 for k in range(len(shape))])
-    return np.broadcast_to(along, shape)
-
-
-def _intensities(labels: Labels, values: Any, numbers: Any, there: Any, channel: int) -> dict[str, Any]:
+def _intensities(sums: _Sums, channel: int) -> dict[str, Any]:
     """NaN for what is not there."""
-    found = {name: np.full(len(numbers), np.nan) for name in _STATISTICS}
-    if there.any():
-        present = numbers[there]
-        found["mean"][there] = ndimage.mean(values, labels, present)
-        found["sum"][there] = ndimage.sum_labels(values, labels, present)
-        found["min"][there] = ndimage.minimum(values, labels, present)
-        found["max"][there] = ndimage.maximum(values, labels, present)
-    return {f"intensity_{name}_c{channel}": column for name, column in found.items()}
+    there = sums.count > 0
+    mean = np.divide(sums.total[channel], sums.count, out=np.full(len(there), np.nan), where=there)
+    columns = [mean, *(found[channel].astype(np.float64) for found in (sums.least, sums.most, sums.total))]
+    named = zip(_STATISTICS, columns, strict=True)
+    return {f"intensity_{name}_c{channel}": np.where(there, column, np.nan) for name, column in named}
