@@ -21,7 +21,7 @@ from pipeline.inference.volume_grid import VolumeGrid, undo_slabs
 from pipeline.inference.volumes import predict_slabs, predict_volume
 from pipeline.model.bundle import ModelRecord, TrainedModel
 from pipeline.model.decode import FULL
-from pipeline.model.prepare import Preparation, fit, take_channels
+from pipeline.model.prepare import Preparation, fit, share_channels
 from pipeline.model.targets import decode, scale_areas
 from pipeline.model.volumes import VolumePreparation, fit_volume, nearest
 from pipeline.scoring.confidence import Confidence, ConfidenceSums, confidence
@@ -90,7 +90,7 @@ class DirectSegmenter:
             image = source.read()
         with _timed(seconds, "prepare"):
             _check(image, record, options)
-            pixels = take_volume_channels(image.pixels, record.prepare.channels, options.channel)
+            pixels = share_volume_channels(image.pixels, record.prepare.channels, options.channel)
             preparation = self._prepare(pixels, image.geometry, options)
         labels: Labels
         probabilities: Pixels | None
@@ -155,6 +155,7 @@ class DirectSegmenter:
                 sums.add(labels, slab)
                 answer[done : done + len(labels)] = labels
                 done += len(labels)
+            del slab, labels  # while the next one is made
         return answer, sums.confidence
 
     def _decode(
@@ -213,12 +214,12 @@ def class_confidence(labels: Labels, probabilities: Pixels) -> Confidence:
     return sums.confidence
 
 
-def take_volume_channels(pixels: Array, channels: int, chosen: int | None) -> Array:
-    """As `take_channels`, for `(C, (Z,) Y, X)`."""
+def share_volume_channels(pixels: Array, channels: int, chosen: int | None) -> Array:
+    """As `share_channels`, for `(C, (Z,) Y, X)`."""
     if pixels.ndim == 3:
-        return take_channels(pixels, channels, chosen)
+        return share_channels(pixels, channels, chosen)
     depth, height = pixels.shape[1:3]
-    flat = take_channels(pixels.reshape(len(pixels), depth * height, -1), channels, chosen)
+    flat = share_channels(pixels.reshape(len(pixels), depth * height, -1), channels, chosen)
     return flat.reshape(len(flat), depth, height, -1)
 
 

@@ -11,7 +11,7 @@ from pipeline.inference.seam_score import Crossings, Sample, choose_samples
 from pipeline.inference.sizing import diameter_of_areas
 from pipeline.inference.stream import Part, Stream
 from pipeline.model.decode import decode
-from pipeline.model.prepare import take_channels
+from pipeline.model.prepare import share_channels
 from pipeline.scoring.confidence import ConfidenceSums
 from pipeline.types import Array, Labels, Window
 
@@ -62,7 +62,7 @@ class Streamed:
         stop = tuple(min(n, -(-(b + around) // stride) * stride) for b, n in zip(window.stop, shape, strict=True))
         read = Window(start, stop)
         record = stream.model.record
-        pixels = take_channels(stream.source.read(read).pixels, record.prepare.channels, stream.channel)
+        pixels = share_channels(stream.source.read(read).pixels, record.prepare.channels, stream.channel)
         planes = next(iter(predict_tiles(stream.engine, [pixels], stream.preparation, stream.tta)))
         labels = decode(planes, record.target, stream.model.thresholds)
         y, x = (slice(a - o, b - o) for a, b, o in zip(window.start, window.stop, start, strict=True))

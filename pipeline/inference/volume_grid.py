@@ -101,6 +101,7 @@ def undo_slabs(slabs: Iterable[Pixels], preparation: VolumePreparation) -> Itera
     for slab in slabs:
         own = slab[:, : given[0] - top - held.shape[1], : given[1], : given[2]]
         held = np.concatenate([held, own], axis=1) if held.shape[1] else own
+        del slab, own  # `held` has them, and lets go of them before the next one is made
         while done < wanted[0]:
             last = min(wanted[0], done + max(1, most // len(held)))
             first, bottom = planes_needed(given, wanted, done, last)
@@ -109,3 +110,6 @@ def undo_slabs(slabs: Iterable[Pixels], preparation: VolumePreparation) -> Itera
             held, top = held[:, first - top :], first
             yield resample_planes(held[:, : bottom - top], top, given, wanted, done, last)
             done = last
+        rest = planes_needed(given, wanted, done, done + 1)[0] if done < wanted[0] else given[0]
+        rest = min(rest, top + held.shape[1])
+        held, top = held[:, rest - top :].copy(), rest

@@ -138,6 +138,7 @@ def _boxed(volume: Prepared, core: Sides, record: VolumeRecord, device: str, for
                 slab = torch.empty((len(answer), last - first, *volume.shape[1:]))
             slab[:, :, *tile.core.slices[1:]] = answer
         yield slab
+        del slab  # while the next one is made
 
 
 def _record(model: TrainedModel) -> VolumeRecord:
@@ -166,7 +167,10 @@ def predict_slabs(
             slab = next(slabs, None)
         if slab is None:
             return
-        yield slab.cpu().numpy()
+        answer: Pixels = slab.cpu().numpy()
+        del slab
+        yield answer
+        del answer  # while the next one is made
 
 
 def predict_volume(

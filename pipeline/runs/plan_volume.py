@@ -27,7 +27,7 @@ def volume_memory(source: ImageSource, record: Mapping[str, Any]) -> float:
     held = prod(source.shape) * source.dtype.itemsize
     if record.get("target", {}).get("kind") == "classes":
         labels = prod(shape) * (1 if source.path.name.lower().endswith((".nii", ".nii.gz")) else 3)
-        return PROCESS + held + labels + max(AT_HAND, 4.0 * outputs * slab + features * box)
+        return PROCESS + held + labels + 4.0 * outputs * slab + max(AT_HAND, features * box)
     decided = max(prod(shape), prod(grid))
     answer = 4.0 * outputs * decided
     return PROCESS + held + answer + max(OBJECTS * decided, 4.0 * outputs * slab + features * box)

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.config import SegmentConfig
 from pipeline.runs import plan_segmentation
-from pipeline.runs.plan_large import PROCESS
+from pipeline.runs.plan_large import PROCESS, stream_cost
 from pipeline.runs.plan_volume import AT_HAND, OBJECTS, volume_memory
 from pipeline.types import Geometry
 
@@ -32,7 +32,7 @@ def test_classes_hold_the_volume_its_labels_and_a_slab():
     """Twice the depth is two bytes a voxel more (three in a format that is written whole more still), nothing else."""
     one, two = (volume_memory(source((1, depth, 512, 512)), RECORD) for depth in (1000, 2000))
     assert two - one == 2 * 1000 * 512 * 512
-    assert one - PROCESS - 2 * 1000 * 512 * 512 == 4 * 3 * (64 * 512 * 512 * 4 // 3) + 4 * 6 * 8 * 64**3
+    assert one - PROCESS - 2 * 1000 * 512 * 512 == 4 * 3 * (64 * 512 * 512 * 4 // 3) + AT_HAND
     tiff = volume_memory(source(name="a.tif"), RECORD)
     assert tiff - one == 2 * 1000 * 512 * 512
 
@@ -73,3 +73,10 @@ def test_a_dry_run_says_it(tmp_path, monkeypatch):
     memory = {p.case.relative: p.memory for p in plan.todo}
     assert plan.memory == max(memory.values()) == memory["90.nii.gz"] > memory["20.nii.gz"]
     assert memory["90.nii.gz"] - PROCESS > 2 * prod((90,) * 3)
+
+
+def test_a_grey_image_is_held_in_one_plane():
+    """Streamed through a model of three channels, it takes what a model of one would."""
+    record = {"outputs": ["foreground"] * 3, "halo": 112, "prepare": {"channels": 3}}
+    grey, colour = (stream_cost((channels, 32768, 32768), 1, record).memory for channels in (1, 3))
+    assert grey == stream_cost((1, 32768, 32768), 1, record | {"prepare": {"channels": 1}}).memory < colour
