@@ -10,7 +10,7 @@ from pipeline.runs.plan_large import PROCESS
 from pipeline.types import ImageSource
 
 AT_HAND = 3e8  # bytes, about, of the planes that are decoded or measured together, and of the report's picture
-BESIDE = 6  # times the first layer's channels that a network holds of each voxel at once, about
+BESIDE = 3  # times the first layer's channels (16 at least, as oneDNN lays them out) held of each voxel at once
 OBJECTS = 60  # bytes a voxel while objects are told apart, beside their probabilities
 
 
@@ -23,7 +23,7 @@ def volume_memory(source: ImageSource, record: Mapping[str, Any]) -> float:
     shape = source.shape[1:]
     grid, box, slab, outputs = _inside(source, record)
     network = record.get("network", {})
-    features = 4 * BESIDE * max(4, *(network.get("filters") or (32,))[:1])
+    features = 4 * (BESIDE * max(16, *(network.get("filters") or (32,))[:1]) + 2 * outputs)
     held = prod(source.shape) * source.dtype.itemsize
     if record.get("target", {}).get("kind") == "classes":
         labels = prod(shape) * (1 if source.path.name.lower().endswith((".nii", ".nii.gz")) else 3)
