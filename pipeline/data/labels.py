@@ -3,7 +3,6 @@
 The bytes depend on the labels and the geometry alone: no dates, no software, no temporary names inside.
 """
 
-import gzip
 import io
 import itertools
 import json
@@ -19,6 +18,7 @@ from pipeline.data.images import split_suffix
 from pipeline.data.label_source import open_labels
 from pipeline.data.masks import Audit, Drawn, Merged, close_gaps, paint
 from pipeline.data.multiscales import Multiscale, plan_multiscale
+from pipeline.data.nifti_labels import write_nifti
 from pipeline.data.outlines import Box, fill
 from pipeline.errors import ImageError, MaskError, OutputError
 from pipeline.types import FORMAT_VERSION, Array, Geometry, Labels
@@ -46,13 +46,13 @@ def write_labels(
     largest = int(labels.max(initial=0))
     if largest > np.iinfo(np.uint32).max or int(labels.min(initial=0)) < 0:
         raise OutputError(str(path), f"labels up to {largest}", "0 to 4,294,967,295", "renumber the objects")
-    small = labels.astype(np.uint16 if largest <= LARGEST_UINT16 else np.uint32)
+    dtype = np.uint16 if largest <= LARGEST_UINT16 else np.uint32
     suffix = split_suffix(path.name)[1].lower()
+    if suffix in (".nii", ".nii.gz"):
+        return write_nifti(path, labels, dtype, geometry, like)
+    small = labels.astype(dtype)
     if suffix in (".tif", ".tiff"):
         return atomic_write(path, _tiff(small, geometry))
-    if suffix in (".nii", ".nii.gz"):
-        data = _nifti(path, small, geometry, like)
-        return atomic_write(path, gzip.compress(data, 6, mtime=0) if suffix == ".nii.gz" else data)
     if suffix in (".zarr", ".ome.zarr"):
         from pipeline.data.zarr_labels import write_zarr_labels
 
@@ -86,38 +86,6 @@ def _tiff(labels: Array, geometry: Geometry) -> bytes:
         **options,
     )
     return buffer.getvalue()
-
-
-def _nifti(path: Path, labels: Array, geometry: Geometry, like: Path | None) -> bytes:
-    """An uncompressed NIfTI file with the header of `like`, if that is NIfTI."""
-    import nibabel
-
-    from pipeline.data.niftis import load_nifti
-
-    voxels = labels.T
-    if like is None or split_suffix(like.name)[1].lower() not in (".nii", ".nii.gz"):
-        scale = (*geometry.spacing[::-1], 1.0)[:3]
-        affine = np.diag((*scale, 1.0)) if geometry.affine is None else geometry.affine
-        image = nibabel.Nifti1Image(voxels, affine)
-        image.header.set_xyzt_units({"um": "micron", "mm": "mm"}.get(geometry.unit, "unknown"))
-        return bytes(image.to_bytes())
-    source = load_nifti(like)
-    shape = tuple(int(n) for n in source.shape[:3])
-    if int(np.prod(shape)) != voxels.size or tuple(n for n in shape if n > 1) != tuple(
-        n for n in voxels.shape if n > 1
-    ):
-        raise OutputError(
-            str(path), f"labels of shape {labels.shape}", f"those of {like.name}, {shape[::-1]}", "use its own labels"
-        )
-    header = source.header.copy()
-    header.set_data_dtype(voxels.dtype)
-    header.set_slope_inter(1, 0)
-    header["cal_min"] = header["cal_max"] = 0
-    image = type(source)(voxels.reshape(shape), None, header)
-    image.set_sform(*source.header.get_sform(coded=True), update_affine=False)
-    image.set_qform(*source.header.get_qform(coded=True), update_affine=False)
-    image.header["pixdim"][:5] = source.header["pixdim"][:5]
-    return bytes(image.to_bytes())
 
 
 def read_labels(path: Path) -> tuple[Labels, Geometry]:

@@ -12,6 +12,7 @@ import torch
 
 from pipeline.config import ClassesTarget, FixedSize, ImageOptions, SpacingSize, colours_of
 from pipeline.errors import ImageError, ModelError, UsageError
+from pipeline.inference import volumes
 from pipeline.inference.blocks import Sizes, band_of
 from pipeline.inference.class_stream import ClassMapping, ClassStream
 from pipeline.inference.engines import choose_device, make_engine
@@ -19,10 +20,11 @@ from pipeline.inference.forward import on_grid
 from pipeline.inference.predict import predict
 from pipeline.inference.segment import Segmented, Segmenter
 from pipeline.inference.survey import survey
-from pipeline.inference.volumes import predict_volume
+from pipeline.inference.volume_grid import VolumeGrid, undo_slabs
+from pipeline.inference.volumes import predict_slabs, predict_volume
 from pipeline.model.bundle import ModelRecord, TrainedModel
-from pipeline.model.decode import to_bytes
-from pipeline.model.prepare import Preparation, fit, take_channels
+from pipeline.model.decode import Bytes, to_bytes
+from pipeline.model.prepare import Preparation, fit, share_channels
 from pipeline.model.targets import decode, scale_areas
 from pipeline.model.volumes import VolumePreparation, fit_volume, nearest
 from pipeline.scoring.class_sums import ClassSums
@@ -92,15 +94,18 @@ class DirectSegmenter:
             image = source.read()
         with _timed(seconds, "prepare"):
             _check(len(image.spatial_shape), record, options)
-            pixels = take_volume_channels(image.pixels, record.prepare.channels, options.channel)
+            pixels = share_volume_channels(image.pixels, record.prepare.channels, options.channel)
             preparation = self._prepare(pixels, image.geometry, options)
-        with _timed(seconds, "predict"):
-            if isinstance(preparation, Preparation):
-                planes = predict(self.engine, *on_grid(pixels, preparation), tta=options.tta)
-            else:
-                planes = predict_volume(self.model, preparation.apply(pixels), self.device, tta=options.tta)
-        with _timed(seconds, "decode"):
-            labels, probabilities, sure = self._decode(planes, preparation)
+        labels: Labels
+        probabilities: Pixels | None
+        if isinstance(preparation, VolumePreparation) and not preparation.is_at_most(volumes.WHOLE):
+            labels, sure = self._in_slabs(pixels, preparation, options.tta, seconds)
+            probabilities = None
+        else:
+            with _timed(seconds, "predict"):
+                planes = self._predict(pixels, preparation, options.tta)
+            with _timed(seconds, "decode"):
+                labels, probabilities, sure = self._decode(planes, preparation)
         statistics: dict[str, float | str] = {
             "zoom": float((np.prod(preparation.shape) / np.prod(preparation.original)) ** (1 / labels.ndim)),
             "low": float(np.mean(preparation.offset)),
@@ -145,18 +150,51 @@ class DirectSegmenter:
             geometry = Geometry((options.pixel_size,) * 3, "um")
         return fit_volume(pixels, geometry, record.prepare, record.volume.strides)
 
+    def _predict(self, pixels: Array, preparation: Preparation | VolumePreparation, tta: bool) -> Pixels:
+        if isinstance(preparation, Preparation):
+            return predict(self.engine, *on_grid(pixels, preparation), tta=tta)
+        return predict_volume(self.model, preparation.apply(pixels), self.device, tta=tta)
+
+    def _in_slabs(
+        self, voxels: Array, preparation: VolumePreparation, tta: bool, seconds: dict[str, float]
+    ) -> tuple[Labels, Confidence]:
+        """A large volume: classes are decided slab by slab; objects need all their probabilities at once."""
+        grid = VolumeGrid(voxels, preparation)
+        if not self.classes:
+            with _timed(seconds, "predict"):
+                planes = predict_volume(self.model, grid, self.device, tta=tta)
+            with _timed(seconds, "decode"):
+                labels, _, sure = self._decode(planes, preparation)
+            return labels, sure
+        slabs = undo_slabs(predict_slabs(self.model, grid, self.device, tta=tta), preparation)
+        target, sums, done = self.model.record.target, ClassSums(len(self.classes), 3, channels=0), 0
+        small = np.uint8 if len(self.classes) <= 256 else np.uint32
+        answer: Array = np.empty(preparation.original, small)
+        while done < len(answer):
+            with _timed(seconds, "predict"):
+                slab = next(slabs)
+            with _timed(seconds, "decode"):
+                labels = decode(slab, target, self.model.thresholds)
+                sums.count(labels, chosen_bytes(slab))
+                answer[done : done + len(labels)] = labels
+                done += len(labels)
+            del slab, labels  # while the next one is made
+        return answer, sums.confidence
+
     def _decode(
         self, planes: Pixels, preparation: Preparation | VolumePreparation
-    ) -> tuple[Labels, Pixels, Confidence]:
-        """Classes are decided on the file's grid, objects on the finer of the two."""
+    ) -> tuple[Labels, Pixels | None, Confidence]:
+        """Classes are decided on the file's grid, objects on the finer of the two.
+
+        Probabilities are on the file's grid, None where nothing was decided there.
+        """
         target, thresholds = self.model.record.target, self.model.thresholds
-        probabilities = preparation.undo(planes)
-        if isinstance(target, ClassesTarget):
-            labels = decode(probabilities, target, thresholds)
-            return labels, probabilities, class_confidence(labels, probabilities)
         shrink = float(np.prod(preparation.original)) / float(np.prod(preparation.shape))
-        if shrink >= 1:
+        if shrink >= 1 or isinstance(target, ClassesTarget):
+            probabilities = preparation.undo(planes)
             labels = decode(probabilities, target, scale_areas(thresholds, shrink))
+            if isinstance(target, ClassesTarget):
+                return labels, probabilities, class_confidence(labels, probabilities)
             return labels, probabilities, confidence(labels, probabilities, target)
         z, y, x = preparation.shape
         fine = planes[:, :z, :y, :x]
@@ -165,23 +203,27 @@ class DirectSegmenter:
         kept, inverse = np.unique(nearest(labels, preparation.original), return_inverse=True)
         first = 0 if kept[0] == 0 else 1  # an object of less than a voxel may be gone
         numbered = (inverse.reshape(preparation.original) + first).astype(np.uint32)
-        return numbered, probabilities, replace(objects, objects=objects.objects[kept[kept > 0] - 1])
+        return numbered, None, replace(objects, objects=objects.objects[kept[kept > 0] - 1])
+
+
+def chosen_bytes(probabilities: Pixels) -> Bytes:
+    """The probability 0..255 of the class that is chosen, `(1, Z * Y, X)` of `(K, (Z,) Y, X)`."""
+    return to_bytes(probabilities.max(axis=0).reshape(1, -1, probabilities.shape[-1]))
 
 
 def class_confidence(labels: Labels, probabilities: Pixels) -> Confidence:
     """How sure a class map is of itself; see `ClassSums.confidence`. Probabilities are read as 0..255."""
-    chosen = to_bytes(probabilities.max(axis=0).reshape(1, -1, labels.shape[-1]))
     sums = ClassSums(len(probabilities), labels.ndim, channels=0)
-    sums.count(labels, chosen)
+    sums.count(labels, chosen_bytes(probabilities))
     return sums.confidence
 
 
-def take_volume_channels(pixels: Array, channels: int, chosen: int | None) -> Array:
-    """As `take_channels`, for `(C, (Z,) Y, X)`."""
+def share_volume_channels(pixels: Array, channels: int, chosen: int | None) -> Array:
+    """As `share_channels`, for `(C, (Z,) Y, X)`."""
     if pixels.ndim == 3:
-        return take_channels(pixels, channels, chosen)
+        return share_channels(pixels, channels, chosen)
     depth, height = pixels.shape[1:3]
-    flat = take_channels(pixels.reshape(len(pixels), depth * height, -1), channels, chosen)
+    flat = share_channels(pixels.reshape(len(pixels), depth * height, -1), channels, chosen)
     return flat.reshape(len(flat), depth, height, -1)
 
 

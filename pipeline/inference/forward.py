@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.prepare import Preparation
+from pipeline.model.prepare import Preparation, distinct, for_all
 from pipeline.model.targets import activate
 from pipeline.types import Array, Pixels
 
@@ -47,7 +47,8 @@ def identity(channels: int, shape: tuple[int, ...]) -> Preparation:
 def raw_tile(tile: Array, preparation: Preparation) -> Raw:
     """What `Forward` takes. Other dtypes than uint8, uint16 and float32 are converted, as `normalise` does.
 
-    Where a channel is constant all over the image its values come from the others, which is done here.
+    Where a channel is constant all over the image its values come from the others, which is done here; and here one
+    plane that stands for all channels becomes as many.
     """
     if 0.0 in preparation.scale:
         tile, preparation = preparation.normalise(tile), identity(len(tile), tile.shape[1:])
@@ -67,5 +68,7 @@ def on_grid(pixels: Array, preparation: Preparation) -> tuple[Array, Preparation
         prepared = preparation.apply(pixels)
         return prepared, identity(len(prepared), prepared.shape[1:])
     missing = [(0, -side % preparation.stride) for side in preparation.shape]
-    padded = np.pad(pixels, [(0, 0), *missing], mode="symmetric") if any(after for _, after in missing) else pixels
+    padded = pixels
+    if any(after for _, after in missing):
+        padded = for_all(len(pixels), np.pad(distinct(pixels), [(0, 0), *missing], mode="symmetric"))
     return padded, replace(preparation, shape=(padded.shape[1], padded.shape[2]))

@@ -1,12 +1,12 @@
 """An image as the network takes it, band by band: channels chosen, on the network's grid, padded to its stride.
 
-Rows come from the file once; what the next band needs again (the halo) is kept.
+Rows come from the file once; what the next band needs again (the halo) is kept, of a grey image in one plane.
 """
 
 import numpy as np
 
 from pipeline.inference.resampling import axis_weights, resample
-from pipeline.model.prepare import Preparation, take_channels
+from pipeline.model.prepare import Preparation, distinct, for_all, share_channels
 from pipeline.types import Array, ImageSource, Window
 
 _AT_ONCE = 1024  # rows of the file, about, that are resampled together
@@ -38,7 +38,7 @@ class ModelGrid:
     def window(self, window: Window) -> Array:
         """`(C, y, x)` of rows that are held."""
         y, x = window.slices
-        return self._held[:, y.start - self.top : y.stop - self.top, x]
+        return for_all(self.channels, self._held[:, y.start - self.top : y.stop - self.top, x])
 
     def _rows(self, first: int, last: int) -> Array:
         """Rows [first, last) of the grid without its padding below, `(C, rows, X)` with the padding at the right."""
@@ -59,4 +59,4 @@ class ModelGrid:
 
     def _read(self, top: int, bottom: int) -> Array:
         image = self.source.read(Window((top, 0), (bottom, self.preparation.original[1])))
-        return take_channels(image.pixels, self.channels, self.channel)
+        return distinct(share_channels(image.pixels, self.channels, self.channel))

@@ -9,7 +9,7 @@ import torch
 from pipeline.inference.engines import Engine
 from pipeline.inference.forward import identity
 from pipeline.inference.windows import plan_tiles
-from pipeline.model.prepare import Preparation
+from pipeline.model.prepare import Preparation, distinct
 from pipeline.types import Array, Pixels
 
 _WHOLE = 1024 * 1024  # pixels up to which an image goes through in one piece
@@ -98,7 +98,9 @@ def _blended(engine: Engine, pixels: Array, preparation: Preparation, tta: bool)
         return torch.from_numpy(np.stack(list(parts)))
 
     plain = identity(len(pixels), pixels.shape[1:])
-    image = torch.from_numpy(preparation.normalise(pixels))[None]
+    values = preparation.normalise(pixels)
+    planes = torch.from_numpy(np.require(distinct(values), requirements="W"))
+    image = planes.expand(len(values), -1, -1)[None]
     answer = sliding_window_inference(image, (_WINDOW, _WINDOW), 1, window, overlap=0.5, mode="gaussian")
     assert isinstance(answer, torch.Tensor)
     found: Pixels = answer[0].numpy()

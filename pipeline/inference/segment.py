@@ -22,7 +22,7 @@ from pipeline.inference.stream import Stream
 from pipeline.inference.streamed import Streamed
 from pipeline.inference.survey import survey
 from pipeline.model.bundle import TrainedModel
-from pipeline.model.prepare import Preparation, fit, take_channels
+from pipeline.model.prepare import Preparation, fit, share_channels
 from pipeline.model.targets import decode, scale_areas
 from pipeline.scoring.confidence import Confidence, confidence
 from pipeline.types import Array, Geometry, Image, ImageSource, Labels, Pixels, Watch, unwatched
@@ -33,13 +33,15 @@ _MICROMETRES = {"um": 1.0, "mm": 1000.0}
 @dataclass(frozen=True)
 class Segmented:
     """`labels` `(Y, X)` uint32 and `probabilities` `(K, Y, X)` float32 on the file's grid; `image` as it was read.
+    Of volumes, probabilities may be None: of those that went through in slabs, whose classes are uint8, and of objects
+    that were told apart on a finer grid.
 
     `statistics` are the zoom that was taken, the objects' median diameter (px), what values were normalised by, and how
     many megapixels of tiles were skipped as background.
     """
 
     labels: Labels
-    probabilities: Pixels
+    probabilities: Pixels | None
     confidence: Confidence
     image: Image
     statistics: dict[str, float | str]
@@ -81,7 +83,7 @@ class Segmenter:
         with _timed(seconds, "prepare"):
             if image.pixels.ndim != 3:
                 raise ImageError("image", f"{image.pixels.ndim - 1}-D", "2-D, as the model is", "give a 2-D image")
-            pixels = take_channels(image.pixels, record.prepare.channels, options.channel)
+            pixels = share_channels(image.pixels, record.prepare.channels, options.channel)
         with _timed(seconds, "predict"):
             seen = self._look(pixels, image.geometry, options)
         with _timed(seconds, "prepare"):

@@ -95,6 +95,7 @@ class Stream:
     sizes: Sizes = SIZES
     watch: Watch = unwatched
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> seconds its threads were at it
+    predicted: threading.Event = field(default_factory=threading.Event)  # the engine is free again
 
     def __post_init__(self) -> None:
         self.scratch.mkdir(parents=True, exist_ok=True)
@@ -129,13 +130,14 @@ class Stream:
         with ThreadPoolExecutor(1, thread_name_prefix="predict") as thread:
             predicted = thread.submit(self._predict, grid, store, written)
             predicted.add_done_callback(written.end)
+            predicted.add_done_callback(lambda _: self.predicted.set())
             try:
                 yield store, written, predicted
             finally:
                 written.stopped = True
 
     def parts(self, workers: int) -> Iterator[Part]:
-        """The image's parts in raster order of its blocks; `workers` threads decode."""
+        """The image's parts in raster order of its blocks; `workers` threads decode, one more when all is predicted."""
         with self.predicting() as (store, written, predicted):
             decoder = Decoder(store, self.source.again(), self.model, self.preparation, self.sizes)
             blocks = list(plan_blocks(decoder.shape, self.sizes.side))
@@ -151,12 +153,12 @@ class Stream:
     ) -> Iterator[DecodedBlock]:
         """Blocks decoded as soon as the probabilities around them are on disk, in order, a few ahead."""
         prepared = self.preparation.shape[0]
-        with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        with ThreadPoolExecutor(workers + 1, thread_name_prefix="decode") as pool:
             waiting: deque[Future[DecodedBlock]] = deque()
             for block in blocks:
                 below = block.region(self.sizes.widest).stop[0]
                 needed = min(prepared, -(-below * prepared // decoder.shape[0]) + 1)
-                while waiting and (len(waiting) > workers or written.rows < needed):
+                while waiting and (len(waiting) > workers + written.ended or written.rows < needed):
                     yield waiting.popleft().result()
                 if not written.wait(needed):
                     predicted.result()  # raises what went wrong

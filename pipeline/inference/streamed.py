@@ -1,6 +1,7 @@
 """One streamed image as its segmenter hands it out: the parts, and what is known of them at the end."""
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +12,7 @@ from pipeline.inference.seam_score import Crossings, Sample, choose_samples
 from pipeline.inference.sizing import diameter_of_areas
 from pipeline.inference.stream import Part, Stream
 from pipeline.model.decode import decode
-from pipeline.model.prepare import take_channels
+from pipeline.model.prepare import share_channels
 from pipeline.scoring.confidence import ConfidenceSums
 from pipeline.types import Array, Labels, Window
 
@@ -40,18 +41,32 @@ class Streamed:
             self._samples = choose_samples(shape, self.stream.sizes.side)
 
     def parts(self) -> Iterator[Part]:
-        """The parts of `Stream.parts`, counted on their way."""
-        for part in self.stream.parts(self.workers):
-            self.cut += part.cut
-            self._sums += part.sums
-            self._areas.append(part.objects["area_px2"].to_numpy(np.float32))
-            for seam in self._seams:
-                seam.add(part.objects)
-            for window, labels in part.labels:
-                for sample in self._samples:
-                    sample.add(window, labels)
-            yield part
-        self._agreement = [sample.agreement(self._at_once(sample.window)) for sample in self._samples]
+        """The parts of `Stream.parts`, counted on their way.
+
+        The windows that they are compared with are looked at as soon as the engine is free, beside the last blocks.
+        """
+        at_once: list[Future[Labels]] = []
+        with ThreadPoolExecutor(1, thread_name_prefix="sample") as beside:
+            for part in self.stream.parts(self.workers):
+                if not at_once and self.stream.predicted.is_set():
+                    at_once = self._look(beside)
+                self._count(part)
+                yield part
+            whole = [future.result() for future in at_once or self._look(beside)]
+        self._agreement = [sample.agreement(labels) for sample, labels in zip(self._samples, whole, strict=True)]
+
+    def _look(self, beside: ThreadPoolExecutor) -> list[Future[Labels]]:
+        return [beside.submit(self._at_once, sample.window) for sample in self._samples]
+
+    def _count(self, part: Part) -> None:
+        self.cut += part.cut
+        self._sums += part.sums
+        self._areas.append(part.objects["area_px2"].to_numpy(np.float32))
+        for seam in self._seams:
+            seam.add(part.objects)
+        for window, labels in part.labels:
+            for sample in self._samples:
+                sample.add(window, labels)
 
     def _at_once(self, window: Window) -> Labels:
         """A window predicted and decoded by itself, with what lies around it: no border of a tile or block in it."""
@@ -62,7 +77,7 @@ class Streamed:
         stop = tuple(min(n, -(-(b + around) // stride) * stride) for b, n in zip(window.stop, shape, strict=True))
         read = Window(start, stop)
         record = stream.model.record
-        pixels = take_channels(stream.source.read(read).pixels, record.prepare.channels, stream.channel)
+        pixels = share_channels(stream.source.read(read).pixels, record.prepare.channels, stream.channel)
         planes = next(iter(predict_tiles(stream.engine, [pixels], stream.preparation, stream.tta)))
         labels = decode(planes, record.target, stream.model.thresholds)
         y, x = (slice(a - o, b - o) for a, b, o in zip(window.start, window.stop, start, strict=True))

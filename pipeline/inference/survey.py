@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipeline.config import PrepareConfig
-from pipeline.model.prepare import Preparation, fit, take_channels
+from pipeline.model.prepare import Preparation, distinct, fit, for_all, share_channels
 from pipeline.types import Array, ImageSource, Window
 
 ENOUGH = 1_000_000  # pixels of a pyramid's level that statistics may come from
@@ -28,16 +28,17 @@ class Survey:
 def survey(
     source: ImageSource, config: PrepareConfig, *, stride: int, channel: int | None = None, seed: int = 0
 ) -> Survey:
-    """Look at an opened 2-D image; channels are taken as the model does (`take_channels`). Raises ImageError."""
+    """Look at an opened 2-D image; channels are taken as the model does (`share_channels`). Raises ImageError."""
     height, width = source.shape[1:]
-    windows = [take_channels(source.read(w).pixels, config.channels, channel) for w in _draw(height, width, seed)]
+    windows = [share_channels(source.read(w).pixels, config.channels, channel) for w in _draw(height, width, seed)]
     level = _statistics_level(source)
     if level is None:
-        sample = np.concatenate([w.reshape(len(w), 1, -1) for w in windows], axis=2)
+        planes = [distinct(w) for w in windows]
+        sample = for_all(config.channels, np.concatenate([w.reshape(len(w), 1, -1) for w in planes], axis=2))
     else:
-        sample = take_channels(source.read(level=level).pixels, config.channels, channel)
+        sample = share_channels(source.read(level=level).pixels, config.channels, channel)
     preparation = replace(fit(sample, config, stride=stride), shape=(height, width), original=(height, width))
-    return Survey(preparation, max(windows, key=lambda w: float(w.astype(np.float32).std())))
+    return Survey(preparation, max(windows, key=lambda w: float(np.ascontiguousarray(w).astype(np.float32).std())))
 
 
 def _statistics_level(source: ImageSource) -> int | None:

@@ -4,7 +4,7 @@
 then a pure function of pixels, so tiles of one image are prepared alike.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -30,8 +30,12 @@ class Preparation:
         """Values alone: `(C, Y, X)` of any dtype and any window of the image to float32 in [-0.5, 1.5].
 
         Channels that are constant all over the image become the mean of the others: fluorescence saved as one colour
-        of RGB is the grey image it was. An image that is constant in all of them becomes 0.
+        of RGB is the grey image it was. An image that is constant in all of them becomes 0. One plane that stands for
+        all channels (`share_channels`) stays one.
         """
+        if is_shared(pixels) and len({*zip(self.offset, self.scale, strict=True)}) == 1:
+            alone = replace(self, offset=self.offset[:1], scale=self.scale[:1])
+            return for_all(len(pixels), alone.normalise(pixels[:1]))
         offset, scale = (np.asarray(v, np.float32)[:, None, None] for v in (self.offset, self.scale))
         values: Pixels = np.clip((pixels.astype(np.float32) - offset) * scale, -0.5, 1.5)
         empty = scale[:, 0, 0] == 0
@@ -41,9 +45,11 @@ class Preparation:
 
     def apply(self, pixels: Array) -> Pixels:
         """`(C, Y, X)` of any dtype to `(C, y, x)` float32, padded to the stride by mirroring at the far edges."""
-        values = resize_planes(self.normalise(pixels), self.shape)
+        values = self.normalise(pixels)
+        resized = resize_planes(distinct(values), self.shape)
         height, width = (-n % self.stride for n in self.shape)
-        return np.ascontiguousarray(np.pad(values, ((0, 0), (0, height), (0, width)), mode="symmetric"))
+        padded = np.pad(resized, ((0, 0), (0, height), (0, width)), mode="symmetric")
+        return for_all(len(values), np.ascontiguousarray(padded))
 
     def undo(self, planes: Pixels) -> Pixels:
         """`(K, y, x)` of the network's grid back to `(K, Y, X)` of the file's."""
@@ -57,6 +63,32 @@ def resize_planes(planes: Pixels, shape: tuple[int, int]) -> Pixels:
     shrinking = shape[0] * shape[1] < planes.shape[1] * planes.shape[2]
     method = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
     return np.stack([cv2.resize(plane, shape[::-1], interpolation=method) for plane in planes]).astype(np.float32)
+
+
+def is_shared(pixels: Array) -> bool:
+    """Whether all channels of `(C, ...)` are one plane in memory, as `share_channels` leaves those of a grey image."""
+    return len(pixels) > 1 and pixels.strides[0] == 0
+
+
+def distinct(pixels: Array) -> Array:
+    """The planes of `(C, ...)` that differ: one where it is shared, else all."""
+    return pixels[:1] if is_shared(pixels) else pixels
+
+
+def for_all(channels: int, planes: Array) -> Array:
+    """What was done to `distinct` planes, as all channels have it: a view of one, not to be written to.
+
+    >>> for_all(3, np.zeros((1, 4, 5))).shape, for_all(3, np.zeros((3, 4, 5))).shape
+    ((3, 4, 5), (3, 4, 5))
+    """
+    return planes if len(planes) == channels else np.broadcast_to(planes, (channels, *planes.shape[1:]))
+
+
+def share_channels(pixels: Array, channels: int, chosen: int | None = None) -> Array:
+    """As `take_channels`; of a grey image all channels are one plane in memory, not to be written to."""
+    if chosen is not None and 0 <= chosen < len(pixels):
+        pixels, chosen = pixels[chosen : chosen + 1], None
+    return for_all(channels, pixels) if len(pixels) == 1 and chosen is None else take_channels(pixels, channels, chosen)
 
 
 def take_channels(pixels: Array, channels: int, chosen: int | None = None) -> Array:
@@ -82,12 +114,14 @@ def _statistics(pixels: Array, config: PrepareConfig) -> tuple[tuple[float, ...]
     if not isinstance(config.normalise, Percentile):
         raise ImageError("image", config.normalise.kind, "percentile or divide for 2-D images", "set prepare.normalise")
     step = max(1, int(np.ceil((pixels[0].size / _SAMPLE) ** 0.5)))
-    sample = pixels[:, ::step, ::step].reshape(len(pixels), -1)
+    planes = distinct(pixels)
+    sample = planes[:, ::step, ::step].reshape(len(planes), -1)
     if not np.isfinite(sample).all():
         raise ImageError("pixels", "NaN or infinite values", "finite numbers", "mend the image or mask those pixels")
     low, high = np.percentile(sample, (config.normalise.low, config.normalise.high), axis=1)
     span = np.where(high > low, high - low, np.inf)  # a constant channel becomes 0 everywhere
-    return tuple(low.astype(float).tolist()), tuple((1 / span).astype(float).tolist())
+    times = len(pixels) // len(planes)
+    return tuple(low.astype(float).tolist()) * times, tuple((1 / span).astype(float).tolist()) * times
 
 
 def fit(pixels: Array, config: PrepareConfig, *, stride: int, zoom: float = 1.0) -> Preparation:

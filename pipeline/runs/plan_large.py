@@ -42,7 +42,8 @@ def stream_cost(shape: tuple[int, ...], itemsize: int, record: Mapping[str, Any]
     outputs, halo = len(record.get("outputs", ())) or 1, int(record.get("halo") or 256)
     band = band_of(width)
     rows = band + 2 * halo
-    pixels = rows * width * max(channels, int(record.get("prepare", {}).get("channels", channels))) * itemsize
+    planes = channels if channels == 1 else max(channels, int(record.get("prepare", {}).get("channels", channels)))
+    pixels = rows * width * planes * itemsize  # a grey image is held in one plane, whatever the model takes
     bands = 2 * pixels + 2 * band * width * outputs  # the one at hand and the one that is read; probabilities packed
     tiles = -(-height // CORE) * -(-width // CORE)
     return StreamCost(tiles, PROCESS + 2 * BLOCK + bands, DISK * height * width)

@@ -23,6 +23,7 @@ from pipeline.results.names import label_stems
 from pipeline.runs.case_products import label_paths
 from pipeline.runs.model_record import RECORD, class_key, read_record
 from pipeline.runs.plan_large import StreamCost, stream_cost
+from pipeline.runs.plan_volume import volume_memory
 from pipeline.runs.segment_case import is_large, open_asked
 from pipeline.runs.segment_chunk import LEDGER, SHARDS
 from pipeline.types import Case, Chunk, Skipped
@@ -43,6 +44,14 @@ class Planned:
     reason: str
     megapixels: float
     cost: StreamCost | None = None  # of an image that is streamed
+    volume: float = 0.0  # bytes of memory that a volume takes
+
+    @property
+    def memory(self) -> float:
+        """Bytes, about, at its peak."""
+        if self.cost:
+            return self.cost.memory
+        return self.volume or MEMORY + MEMORY_A_PIXEL * 1e6 * self.megapixels
 
 
 @dataclass(frozen=True)
@@ -67,9 +76,7 @@ class Plan:
     @property
     def memory(self) -> float:
         """Bytes, about, at the largest image."""
-        whole = max((planned.megapixels for planned in self.todo if planned.cost is None), default=0.0)
-        streamed = max((planned.cost.memory for planned in self.todo if planned.cost), default=0.0)
-        return max(MEMORY + MEMORY_A_PIXEL * 1e6 * whole, streamed)
+        return max((planned.memory for planned in self.todo), default=MEMORY)
 
     def lines(self) -> list[str]:
         """For a person: every image that would be done and why, every one that would be skipped, and the cost."""
@@ -174,7 +181,8 @@ def _plan(case: Case, reason: str, config: SegmentConfig, record: Mapping[str, A
     except (ImageError, OSError):
         return Planned(case, reason, 0.0)
     cost = stream_cost(opened.shape, opened.dtype.itemsize, record) if is_large(opened, config) else None
-    return Planned(case, reason, math.prod(opened.shape[1:]) / 1e6, cost)
+    volume = volume_memory(opened, record) if len(opened.shape) == 4 and record.get("volume") else 0.0
+    return Planned(case, reason, math.prod(opened.shape[1:]) / 1e6, cost, volume)
 
 
 def learn_speed(entries: Iterable[Entry], model: str) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.errors import MaskError
 from pipeline.model.decode import FULL, Bytes
 from pipeline.scoring.confidence import Confidence, ConfidenceSums
-from pipeline.scoring.measure_volumes import box_columns, size_columns, volume_columns
+from pipeline.scoring.measure_volumes import box_columns, parts_of, size_columns, volume_columns
 from pipeline.types import Array, Geometry, Image, Labels
 
 if TYPE_CHECKING:
@@ -113,5 +113,8 @@ def measure_classes(labels: Labels, image: Image, names: Sequence[str], confiden
         wanted = f"the image's {image.spatial_shape}"
         raise MaskError("labels", f"shape {labels.shape}", wanted, "measure labels on the grid they were made on")
     sums = ClassSums(len(names), labels.ndim, len(image.pixels))
-    sums.add(labels, image.pixels, (0,) * labels.ndim)
+    first, others = 0, (0,) * (labels.ndim - 1)
+    for part in parts_of(labels):
+        sums.add(part, image.pixels[:, first : first + len(part)], (first, *others))
+        first += len(part)
     return sums.table(labels.shape, image.geometry, names, confidence)

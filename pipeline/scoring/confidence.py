@@ -127,20 +127,20 @@ def confidence(labels: Labels, probabilities: Pixels | Bytes, target: Target, sh
 
 
 def _of_volume(labels: Labels, probabilities: Pixels | Bytes) -> Confidence:
-    shape = probabilities.shape
-    planes = to_bytes(probabilities.reshape(shape[0], -1, shape[-1])).reshape(shape).astype(np.int64)
-    inner = 2 if len(planes) > 2 else 0
-    foreground, seen = planes[0], planes[inner]
-    expected = np.rint((own_distance(labels) if inner else labels > 0) * np.float32(FULL)).astype(np.int64)
-    flat = labels.ravel()
-
-    def sums(values: NDArray[np.int64]) -> NDArray[np.float64]:
-        return np.bincount(flat, weights=values.ravel()).astype(np.float64)
-
-    area, inside = np.bincount(flat)[1:], sums(foreground)[1:]
-    common, own = sums(2 * seen * expected), sums(seen * seen + expected * expected)
-    objects = inside / np.maximum(FULL * area, 1) * common[1:] / np.maximum(own[1:], 1)
-    return Confidence(objects, ConfidenceSums(int(area.sum()), int(inside.sum()), int(common.sum()), int(own.sum())))
+    """Plane by plane: sums of whole numbers are the same in any order."""
+    count, inner = int(labels.max(initial=0)) + 1, 2 if len(probabilities) > 2 else 0
+    distance = own_distance(labels) if inner else labels > 0
+    area, inside, common, own = np.zeros((4, count))
+    for z, numbers in enumerate(labels):
+        foreground, seen = (plane.astype(np.int32) for plane in to_bytes(probabilities[[0, inner], z]))
+        expected = np.rint(distance[z] * np.float32(FULL)).astype(np.int32)
+        flat = numbers.ravel()
+        area += np.bincount(flat, minlength=count)
+        for sums, values in ((inside, foreground), (common, 2 * seen * expected), (own, seen**2 + expected**2)):
+            sums += np.bincount(flat, weights=values.ravel(), minlength=count)
+    objects = inside[1:] / np.maximum(FULL * area[1:], 1) * common[1:] / np.maximum(own[1:], 1)
+    summed = (area[1:], inside[1:], common, own)
+    return Confidence(objects, ConfidenceSums(*(int(values.sum()) for values in summed)))
 
 
 def _squares_beside(labels: Labels, seen: Bytes, share: Share | None) -> int:

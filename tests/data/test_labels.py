@@ -1,6 +1,8 @@
 """Labels on disk: the same labels come back, and the same labels give the same bytes."""
 
 import gzip
+import hashlib
+import io
 import json
 
 import nibabel
@@ -13,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 
 from pipeline.data.geojson import write_geojson
 from pipeline.data.labels import merge_geojson, read_geojson, read_labels, write_labels
+from pipeline.data.nifti_labels import _Sink
 from pipeline.errors import ImageError, MaskError, OutputError
 from pipeline.types import Geometry
 
@@ -57,8 +60,6 @@ def test_labels_never_wrap(tmp_path, largest, dtype):
 @pytest.mark.parametrize("name", ["a.tif", "a.nii.gz"])
 def test_the_same_labels_give_the_same_bytes(tmp_path, name):
     """Byte-identical under another name and at another time, and the digest is the file's."""
-    import hashlib
-
     digests = {write_labels(tmp_path / folder / name, SMALL, MICRONS) for folder in ("one", "two")}
     assert digests == {hashlib.sha256((tmp_path / "one" / name).read_bytes()).hexdigest()}
 
@@ -304,3 +305,23 @@ def test_a_bilevel_mask_file_is_taken_as_stored(tmp_path):
     mask[2:4, 3:5] = True
     tifffile.imwrite(tmp_path / "a.tif", mask)
     assert (merge_masks([tmp_path / "a.tif"], (6, 7), "case").labels == mask).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint32])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_nifti_labels_written_slice_by_slice_are_nibabels(tmp_path, name, dtype):
+    """The bytes are those of the whole volume, cast, written and gzipped at once."""
+    labels = np.random.default_rng(0).integers(0, 3, (40, 30, 70)).astype(dtype)
+    sha256 = write_labels(tmp_path / name, labels, Geometry((2.0, 1.0, 1.0), "mm"))
+    image = nibabel.Nifti1Image(labels.astype(np.uint16).T, np.diag((1.0, 1.0, 2.0, 1.0)))
+    image.header.set_xyzt_units("mm")
+    wanted = image.to_bytes() if name == "a.nii" else gzip.compress(image.to_bytes(), 6, mtime=0)
+    assert (tmp_path / name).read_bytes() == wanted and hashlib.sha256(wanted).hexdigest() == sha256
+
+
+def test_a_label_file_is_written_in_order():
+    """A gap becomes zeros; going back is refused."""
+    sink = _Sink(io.BytesIO(), packed=False)
+    assert sink.write(b"ab") == 2 and sink.seek(4) == 4 and sink.tell() == 4
+    with pytest.raises(io.UnsupportedOperation, match="in order"):
+        sink.seek(3)

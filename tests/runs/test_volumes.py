@@ -16,6 +16,7 @@ from pipeline.config import EvaluateConfig, IngestConfig, SegmentConfig, TrainCo
 from pipeline.data.ingest import ingest
 from pipeline.data.manifest import load_data, write_manifest
 from pipeline.errors import ModelError
+from pipeline.inference import volumes
 from pipeline.model.bundle import load_model
 from pipeline.runs.evaluate_classes import publish_classes
 from pipeline.runs.evaluate_model import evaluate_model, score_folder, score_table
@@ -105,6 +106,22 @@ def test_labels_lie_where_their_volume_lies(data: Path, model: Path, tmp_path: P
     assert set(table["class"]) == {"box"} and len(table) == 4
     np.testing.assert_allclose(table["volume_mm3"], table["volume_px3"] * np.prod(SPACING), rtol=1e-5)
     assert (tmp_path / "out/report.html").stat().st_size > 10_000
+
+
+def test_large_volumes_leave_the_files_of_small_ones(data: Path, model: Path, tmp_path: Path, monkeypatch) -> None:
+    """Labels, table and report of a volume that went through in slabs: the same files, byte for byte."""
+    found = []
+    for most in (volumes.WHOLE, 0):
+        monkeypatch.setattr(volumes, "WHOLE", most)
+        out = tmp_path / str(most)
+        images = {"folder": data.parent / "data", "include": ("images/*",)}
+        assert segment_folder(SegmentConfig(**images, out=out, model=str(model), track=False)).failed == 0
+        labels = {path.name: path.read_bytes() for path in (out / "labels/images").iterdir()}
+        found.append((labels, pd.read_parquet(out / "objects.parquet"), sorted((out / ".maskline").rglob("*.jpg"))))
+    (small, rows, pictures), (large, again, others) = found
+    assert small == large and len(small) == 4
+    pd.testing.assert_frame_equal(again, rows, rtol=1e-5)
+    assert [path.read_bytes() for path in pictures] == [path.read_bytes() for path in others]
 
 
 def test_evaluating_and_scoring_give_the_same_numbers(data: Path, model: Path, tmp_path: Path) -> None:

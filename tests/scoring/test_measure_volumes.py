@@ -1,10 +1,13 @@
 """Objects of volumes and classes are measured in voxels and in millimetres, also where the spacing differs."""
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy import ndimage
 from skimage.measure import regionprops
 
 from pipeline.errors import MaskError
+from pipeline.scoring import measure_volumes
 from pipeline.scoring.class_sums import measure_classes
 from pipeline.scoring.measure import order_columns
 from pipeline.scoring.measure_volumes import measure_volume, volume_columns
@@ -81,3 +84,24 @@ def test_what_does_not_belong_together_is_refused():
         measure_volume(labels[1:], image)
     with pytest.raises(MaskError, match="1 confidences"):
         measure_volume(labels, image, np.ones(1))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("factor", [1, 900_000_001])
+def test_parts_leave_no_trace(dtype, factor, monkeypatch):
+    """Looked at plane by plane, sums, extremes and boxes are scipy's of the whole to the last bit."""
+    rng = np.random.default_rng(5)
+    labels = (rng.integers(0, 5, (7, 20, 30)) * factor).astype(np.uint32)
+    image = Image((rng.random((1, 7, 20, 30)) * 200).astype(dtype), Geometry(SPACING, "mm"))
+    whole = measure_volume(labels, image)
+    monkeypatch.setattr(measure_volumes, "_AT_ONCE", 1)
+    table = measure_volume(labels, image)
+    pd.testing.assert_frame_equal(table, whole, check_exact=True)
+    numbers = table["label"].to_numpy()
+    assert numbers.tolist() == [factor * n for n in range(1, 5)]
+    values = image.pixels[0]
+    for name, found in (("mean", ndimage.mean), ("sum", ndimage.sum_labels), ("min", ndimage.minimum)):
+        assert table[f"intensity_{name}_c0"].tolist() == np.asarray(found(values, labels, numbers)).tolist()
+    boxes = [box for box in ndimage.find_objects((labels // factor).astype(int)) if box]
+    assert table["bbox_back_px"].tolist() == [box[0].stop for box in boxes]
+    assert table["bbox_left_px"].tolist() == [box[2].start for box in boxes]
