@@ -169,7 +169,10 @@ class Tracking:
         dead = []
         for run in self.client.search_runs([self.experiment_id], "attributes.status = 'RUNNING'", max_results=1000):
             mark = run.data.tags.get("maskline.process", "")
-            if mark and run.data.tags.get("maskline.machine") == machine() and not is_alive(mark):
+            if not mark or run.data.tags.get("maskline.machine") != machine() or is_alive(mark):
+                continue
+            now = self.client.get_run(run.info.run_id)  # it may have ended, or been resumed, between list and look
+            if now.info.status == "RUNNING" and now.data.tags.get("maskline.process") == mark:
                 self.client.set_tag(run.info.run_id, "maskline.failure", f"process {mark} died without a word")
                 self.client.set_terminated(run.info.run_id, "KILLED")
                 dead.append(run.info.run_id)

@@ -250,6 +250,21 @@ def test_run_of_a_killed_process_is_closed(home):
     assert found.info.status == "KILLED" and "died" in found.data.tags["maskline.failure"]
 
 
+def test_run_that_ends_while_it_is_looked_for_stays_as_it_ended(home, monkeypatch):
+    """A list of running runs is old when it is read: one whose process has finished since is not marked KILLED."""
+    code = (
+        "from pipeline.results.tracking import open_tracking\nwith open_tracking('e').start('r', {}) as r: print(r.id)"
+    )
+    finished = start_python(code)
+    run = finished.communicate()[0].split()[-1]
+    tracking = open_tracking("e")
+    stale = tracking.client.get_run(run)
+    assert stale.info.status == "FINISHED"
+    stale.info._status = "RUNNING"
+    monkeypatch.setattr(tracking.client, "search_runs", lambda *a, **k: [stale])
+    assert tracking.reap() == [] and tracking.client.get_run(run).info.status == "FINISHED"
+
+
 def test_doctests_hold():
     """The examples in the module are true."""
     assert doctest.testmod(marks).failed == 0 and doctest.testmod(marks).attempted > 3
