@@ -5,6 +5,7 @@ The rule is about what a tile shows, halo included: its normalised values, of al
 tile is that its foreground stays below the threshold everywhere; it is measured once (`foreground_of_flat`).
 """
 
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -30,16 +31,21 @@ def is_background(tile: Array, preparation: Preparation, rule: FlatBackground) -
 
 
 class SkippingEngine:
-    """An engine that answers 0 for background, at once. `skipped` counts the pixels of such tiles, halo included."""
+    """An engine that answers 0 for background, at once."""
 
     def __init__(self, engine: "Engine", rule: FlatBackground) -> None:
-        self._engine, self._rule, self.skipped = engine, rule, 0
+        self._engine, self._rule, self._counts = engine, rule, threading.local()
         self.name, self.outputs, self.halo, self.stride = engine.name, engine.outputs, engine.halo, engine.stride
 
     @property
     def core(self) -> int:
         """The other engine's."""
         return self._engine.core
+
+    @property
+    def skipped(self) -> int:
+        """Pixels of skipped tiles, halo included, among those this thread gave: others have images of their own."""
+        return getattr(self._counts, "pixels", 0)
 
     def map(self, tiles: Iterable[Array], preparation: Preparation) -> Iterator[Pixels]:
         """As the other engine's, in order; of tiles that are skipped only the shape is held."""
@@ -48,7 +54,7 @@ class SkippingEngine:
         def predicted() -> Iterator[Array]:
             for tile in tiles:
                 if is_background(tile, preparation, self._rule):
-                    self.skipped += int(np.prod(tile.shape[1:]))
+                    self._counts.pixels = self.skipped + int(np.prod(tile.shape[1:]))
                     order.append(tile.shape[1:])
                 else:
                     order.append(None)

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from itertools import islice
+from threading import Lock
 
 from pipeline.inference.forward import Raw, raw_tile
 from pipeline.inference.tuning import tuned_core
@@ -34,6 +35,7 @@ class ThreadedEngine(ABC):
         self.threads, self.digest = threads, model.digest
         self.outputs, self.channels = len(record.outputs), record.prepare.channels
         self.halo, self.stride = record.halo, record.stride
+        self._starting, self._started = Lock(), dict[int, Workers[Raw, Pixels]]()
 
     @abstractmethod
     def runner(self, at_once: int, inside: int) -> tuple[Callable[[Raw], Pixels], Callable[[], None] | None]:
@@ -48,17 +50,16 @@ class ThreadedEngine(ABC):
         """`at_once` threads that take tiles, with `inside` computing threads each."""
         return Workers(at_once, *self.runner(at_once, inside))
 
-    @cached_property
-    def _side_by_side(self) -> Workers[Raw, Pixels]:
-        return self.start(self.threads, 1)
-
-    @cached_property
-    def _alone(self) -> Workers[Raw, Pixels]:
-        return self._side_by_side if self.threads == 1 else self.start(1, self.threads)
+    def _workers(self, at_once: int) -> Workers[Raw, Pixels]:
+        """Started once, whoever asks first; all threads are shared by the tiles that are run at once."""
+        with self._starting:
+            if at_once not in self._started:
+                self._started[at_once] = self.start(at_once, self.threads // at_once)
+            return self._started[at_once]
 
     def map(self, tiles: Iterable[Array], preparation: Preparation) -> Iterator[Pixels]:
         """Probabilities `(K, y, x)` float32 of each raw tile `(C, y, x)`, in order; threads + 1 tiles are held."""
         rest = iter(tiles)
         first = list(islice(rest, 2))
-        workers = self._side_by_side if len(first) > 1 else self._alone
+        workers = self._workers(self.threads if len(first) > 1 else 1)
         return workers.map(raw_tile(tile, preparation) for tile in _all(first, rest))

@@ -8,7 +8,9 @@ import functools
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("maskline.segment")
 TRIED = 50_000_000  # values; a larger image is not read twice
+BESIDE = 8_000_000  # values; of larger images one at a time is held
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Segments(Protocol):
     ) -> "MapStreaming": ...
 
 
-_loading = threading.Lock()
+_loading, _alone = threading.Lock(), threading.Lock()
 
 
 def load_segmenter(job: ChunkJob) -> Segments:
@@ -130,12 +133,13 @@ def segment_case(case: Case, job: ChunkJob, watch: Watch = unwatched) -> Worked:
             before = stamp(case.image)
             source = Product(sha256_file(case.image), before)
         opened = _open(case, job, stages)
-        if is_large(opened, job.config):
-            return _stream(case, job, opened, source, stages, watch)
-        answer = _answer(opened, job, stages)
-        with stages.stage("read"):
-            _check_unchanged(case, before)
-        return _finish(case, job, opened, answer, source, stages)
+        with nullcontext() if prod(opened.shape) <= BESIDE else _alone:
+            if is_large(opened, job.config):
+                return _stream(case, job, opened, source, stages, watch)
+            answer = _answer(opened, job, stages)
+            with stages.stage("read"):
+                _check_unchanged(case, before)
+            return _finish(case, job, opened, answer, source, stages)
     except Exception as error:  # noqa: BLE001 - the per-image border: anything wrong with one image stays with it
         _let_pass(error, stages.at, job.out)
         return Worked(_failure(case, job, source, stages, error))

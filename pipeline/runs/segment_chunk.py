@@ -5,8 +5,11 @@ What crosses to a worker is paths and settings; what comes back is outcomes.
 
 import shutil
 import uuid
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from pipeline.data.files import move_into_place
@@ -21,9 +24,10 @@ from pipeline.results.ledger import (
 )
 from pipeline.results.lock import STATE, writing
 from pipeline.runs.segment_case import ChunkJob, Worked, segment_case
-from pipeline.types import Chunk, Outcome, Watch, unwatched
+from pipeline.types import Case, Chunk, Outcome, Watch, unwatched
 
 Tell = Callable[[Outcome], None]
+AT_ONCE = 2  # images in the works
 LEDGER, SHARDS = f"{STATE}/ledger", f"{STATE}/shards"
 
 
@@ -39,11 +43,25 @@ def segment_chunk(chunk: Chunk, job: ChunkJob, tell: Tell | None = None, watch: 
     if sealed is not None:
         return [entry.outcome for entry in sealed]
     worked = []
-    for case in chunk.cases:
-        worked.append(segment_case(case, job, watch))
+    for one in _in_order(chunk.cases, job, watch):
+        worked.append(one)
         if tell:
-            tell(worked[-1].entry.outcome)
+            tell(one.entry.outcome)
     return [entry.outcome for entry in _seal(name, worked, job)]
+
+
+def _in_order(cases: Sequence[Case], job: ChunkJob, watch: Watch) -> Iterator[Worked]:
+    """What becomes of each image: the next is read and the one before written while one is predicted."""
+    rest = iter(cases)
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="image") as pool:
+        waiting = deque(pool.submit(segment_case, case, job, watch) for case in islice(rest, AT_ONCE))
+        try:
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(segment_case, case, job, watch) for case in islice(rest, 1))
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def _sealed(folder: Path, name: str) -> list[Entry] | None:

@@ -1,6 +1,7 @@
 """Background is told from the tile alone, answered with zeros in its place, and counted."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -65,6 +66,8 @@ def test_answers_keep_their_places(seed: int) -> None:
     assert [answer.flat[0] for answer in found] == [100 + n if bright else 0 for n, bright in enumerate(chosen)]
     assert {answer.shape for answer in found} == {(1, 8, 8)}
     assert engine.skipped == 64 * int((~chosen).sum())
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(lambda: engine.skipped).result() == 0
 
 
 def test_it_is_on_where_the_record_has_it_and_can_be_switched_off() -> None:
