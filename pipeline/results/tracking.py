@@ -164,9 +164,8 @@ class Tracking:
 
         self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in values.items()])
 
-    def reap(self) -> list[str]:
-        """Mark as KILLED the runs that dead processes of this machine left RUNNING; answers their ids."""
-        dead = []
+    def reap(self) -> None:
+        """Mark as KILLED the runs that dead processes of this machine left RUNNING."""
         for run in self.client.search_runs([self.experiment_id], "attributes.status = 'RUNNING'", max_results=1000):
             mark = run.data.tags.get("maskline.process", "")
             if not mark or run.data.tags.get("maskline.machine") != machine() or is_alive(mark):
@@ -175,8 +174,6 @@ class Tracking:
             if now.info.status == "RUNNING" and now.data.tags.get("maskline.process") == mark:
                 self.client.set_tag(run.info.run_id, "maskline.failure", f"process {mark} died without a word")
                 self.client.set_terminated(run.info.run_id, "KILLED")
-                dead.append(run.info.run_id)
-        return dead
 
     @contextmanager
     def start(self, name: str, params: Values, tags: Values | None = None, resume: str = "") -> Iterator[Run]:

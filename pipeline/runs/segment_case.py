@@ -237,10 +237,7 @@ def open_asked(path: Path, config: SegmentConfig) -> "FileSource":
 
 
 def _try(source: ImageSource) -> None:
-    pixels = 1
-    for length in source.shape:
-        pixels *= length
-    if pixels <= TRIED:
+    if prod(source.shape) <= TRIED:
         source.read()
 
 
