@@ -1,7 +1,7 @@
 """One class map larger than memory, from file to files: labels, sums and pictures are written as its parts come."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.config import ImageOptions
 from pipeline.runs.case_products import fractions
-from pipeline.runs.segment_large import Large, Overview
+from pipeline.runs.segment_large import Large, Overview, Streamed
 from pipeline.types import Array, Geometry, Image, ImageSource, Labels, Watch
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pipeline.scoring.class_sums import ClassSums
 
 
-class Streaming(Protocol):
+class Streaming(Streamed, Protocol):
     """What maps the classes of one opened image; see `pipeline.inference.class_stream.ClassMapping`."""
 
     @property
@@ -29,12 +29,6 @@ class Streaming(Protocol):
     def colours(self) -> tuple[tuple[int, int, int], ...]: ...
     @property
     def sums(self) -> "ClassSums": ...
-    @property
-    def statistics(self) -> Mapping[str, float | str]: ...
-    @property
-    def confidence(self) -> float: ...
-    @property
-    def seconds(self) -> Mapping[str, float]: ...
 
     def parts(self) -> "Iterator[MapPart]": ...
     def table(self) -> "pd.DataFrame": ...

@@ -28,8 +28,8 @@ log = logging.getLogger("maskline.segment")
 OVERVIEW = 2_000_000  # pixels of the reduced image that the report's picture is made of
 
 
-class Streaming(Protocol):
-    """What streams one opened image; see `pipeline.inference.segment.Streamed`."""
+class Streamed(Protocol):
+    """What is known of a streamed image once all its parts have been taken."""
 
     @property
     def statistics(self) -> Mapping[str, float | str]: ...
@@ -37,6 +37,10 @@ class Streaming(Protocol):
     def confidence(self) -> float: ...
     @property
     def seconds(self) -> Mapping[str, float]: ...
+
+
+class Streaming(Streamed, Protocol):
+    """What streams the objects of an opened image; see `pipeline.inference.streamed.Streamed`."""
 
     def parts(self) -> "Iterator[Part]": ...
 

@@ -12,10 +12,11 @@ from pipeline.types import Event
 
 
 class Counted:
-    """How many are inside at once, and the most there ever were; waits a moment for company."""
+    """How many are inside at once, and the most there ever were; the first waits up to `patience` s for company."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float) -> None:
         self.inside, self.most, self.lock, self.company = 0, 0, threading.Lock(), threading.Event()
+        self.patience = patience
 
     @contextmanager
     def one(self) -> Iterator[None]:
@@ -24,7 +25,7 @@ class Counted:
             self.most = max(self.most, self.inside)
             if self.inside > 1:
                 self.company.set()
-        self.company.wait(0.2)
+        self.company.wait(self.patience)
         try:
             yield
         finally:
@@ -32,10 +33,10 @@ class Counted:
                 self.inside -= 1
 
 
-@pytest.mark.parametrize(("largest", "most"), [(10**6, AT_ONCE), (0, 1)])
-def test_small_images_go_together_and_large_ones_alone(run, segmenter, monkeypatch, largest, most):
+@pytest.mark.parametrize(("largest", "most", "patience"), [(10**6, AT_ONCE, 60.0), (0, 1, 0.1)])
+def test_small_images_go_together_and_large_ones_alone(run, segmenter, monkeypatch, largest, most, patience):
     """Two small images are segmented at a time; of images above the limit one, whoever else is waiting."""
-    counted, segment = Counted(), segmenter.segment
+    counted, segment = Counted(patience), segmenter.segment
 
     def watched(source, options):
         with counted.one():
