@@ -3,6 +3,7 @@
     python bench/looks.py [--data MANIFEST] [--split test] [--model shipped:nuclei] [--look inverted --look x4]
 
 Looks: `inverted`, `16-bit` (values in 5 % of the range), `blue` and `green` (fluorescence stored as one colour of RGB),
+`blue.jpg` (the same as JPEG of quality 95 has it, with traces of it in the other two),
 and `x0.25` to `x4` (rescaled, of images whose median nucleus then measures 6 to 120 px). Every look is compared with
 the same images as they are. Sizes are never told to the model.
 """
@@ -50,6 +51,17 @@ def coloured(channel: int) -> Look:
     return colour
 
 
+def as_jpeg(look: Look) -> Look:
+    def compress(pixels: Array, labels: Labels, case: Case) -> tuple[Array, Labels] | None:
+        looked = look(pixels, labels, case)
+        if looked is None:
+            return None
+        _, coded = cv2.imencode(".jpg", np.moveaxis(looked[0][::-1], 0, 2), [cv2.IMWRITE_JPEG_QUALITY, 95])
+        return np.moveaxis(cv2.imdecode(coded, cv2.IMREAD_COLOR), 2, 0)[::-1], labels
+
+    return compress
+
+
 def rescaled(zoom: float) -> Look:
     def scale(pixels: Array, labels: Labels, case: Case) -> tuple[Array, Labels] | None:
         areas = np.bincount(labels.ravel())[1:]
@@ -69,6 +81,7 @@ LOOKS: dict[str, Look] = {
     "16-bit": sixteen_bit,
     "blue": coloured(2),
     "green": coloured(1),
+    "blue.jpg": as_jpeg(coloured(2)),
     **{f"x{zoom:g}": rescaled(zoom) for zoom in ZOOMS},
 }
 

@@ -17,7 +17,7 @@ from pipeline.inference.blocks import Sizes, band_of
 from pipeline.inference.engines import Engine, make_engine
 from pipeline.inference.forward import on_grid
 from pipeline.inference.predict import predict
-from pipeline.inference.sizing import Glance, choose_zoom, median_diameter
+from pipeline.inference.sizing import Glance, choose_view, median_diameter
 from pipeline.inference.stream import Stream
 from pipeline.inference.streamed import Streamed
 from pipeline.inference.survey import survey
@@ -87,7 +87,8 @@ class Segmenter:
         with _timed(seconds, "predict"):
             seen = self._look(pixels, image.geometry, options)
         with _timed(seconds, "prepare"):
-            preparation = fit(pixels, record.prepare, stride=record.stride, zoom=seen.zoom)
+            plain = fit(pixels, record.prepare, stride=record.stride, zoom=seen.zoom)
+            preparation = plain.inverted() if seen.inverted else plain
         with _timed(seconds, "predict"):
             planes = seen.planes
             if planes is None:
@@ -96,6 +97,7 @@ class Segmenter:
             labels, probabilities, sure = _decode(planes, preparation, model)
         statistics: dict[str, float | str] = {
             "zoom": seen.zoom,
+            "inverted": seen.inverted,
             "diameter": round(median_diameter(labels), 2),
             "low": float(np.mean(preparation.offset)),
             "span": float(np.mean([1 / s if s else 0.0 for s in preparation.scale])),
@@ -114,36 +116,32 @@ class Segmenter:
         """
         record = self.model.record
         seen = survey(source, record.prepare, stride=record.stride, channel=options.channel)
-        zoom, size = self._told_zoom(source.geometry, options), record.prepare.size
-        if zoom is None:
-            zoom = choose_zoom(
-                self.model, seen.busiest, lambda prepared: predict(self.engine, prepared), seen.preparation
-            ).zoom
-        original = seen.preparation.original
+        view, size = self._look(seen.busiest, source.geometry, options, seen.preparation), record.prepare.size
+        zoom, original = view.zoom, seen.preparation.original
         shape = (max(1, round(original[0] * zoom)), max(1, round(original[1] * zoom)))
         if isinstance(size, FixedSize):
             shape = (size.height, size.width)
             zoom = float(np.sqrt(np.prod(shape) / np.prod(original)))
-        preparation = replace(seen.preparation, shape=shape)
+        preparation = replace(seen.preparation.inverted() if view.inverted else seen.preparation, shape=shape)
         sizes = Sizes(band=band_of(preparation.shape[1]))
         stream = Stream(
             self.model, self.engine, source, preparation, scratch, identity, options.channel, options.tta, sizes, watch
         )
         return Streamed(stream, zoom, workers=max(1, (os.cpu_count() or 2) // 2))
 
-    def _look(self, pixels: Array, geometry: Geometry, options: ImageOptions) -> Glance:
-        """The zoom that was told or found; what finding it has predicted already need not be predicted again."""
+    def _look(
+        self, pixels: Array, geometry: Geometry, options: ImageOptions, like: Preparation | None = None
+    ) -> Glance:
+        """The view that was told or found; what finding it has predicted already need not be predicted again."""
+        if isinstance(self.model.record.prepare.size, FixedSize) or options.diameter == "native":
+            return Glance(1.0, np.nan, np.nan)
         zoom = self._told_zoom(geometry, options)
-        if zoom is not None:
-            return Glance(zoom, np.nan, np.nan)
-        seen = choose_zoom(self.model, pixels, lambda prepared: predict(self.engine, prepared))
+        seen = choose_view(self.model, pixels, lambda prepared: predict(self.engine, prepared), like, zoom)
         return replace(seen, planes=None) if options.tta else seen
 
     def _told_zoom(self, geometry: Geometry, options: ImageOptions) -> float | None:
         """Model pixels per file pixel, as options, file and record say; None where the image itself has to."""
         record = self.model.record
-        if isinstance(record.prepare.size, FixedSize) or options.diameter == "native":
-            return 1.0
         if isinstance(options.diameter, float):
             if record.diameter is None:
                 raise ModelError("--diameter", "a model that records none", "one that does", "leave --diameter out")
@@ -153,7 +151,7 @@ class Segmenter:
                 "--pixel-size", "a model without one", "one trained at a known size", "give --diameter instead"
             )
         if record.pixel_size is None:
-            return None if options.diameter == "auto" else 1.0
+            return None
         size = options.pixel_size or geometry.spacing[-1] * _MICROMETRES.get(geometry.unit, np.nan)
         if not np.isfinite(size):
             raise ImageError("image", "no pixel size", "one in micrometres", "give --pixel-size")

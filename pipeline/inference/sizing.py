@@ -1,12 +1,12 @@
-"""By how much an image is rescaled before the network sees it, when nobody says how large its objects are.
+"""How an image is shown to the network when nobody says how large its objects are: rescaled, dark and bright exchanged.
 
-The network's own confidence decides: it is highest where objects have the size it knows (measured on validation
-images of the nuclei model: taking the most confident zoom, native unless another is better by `MARGIN`, costs nothing
-on images as they are, and finds the scale of those that were magnified or reduced). Other zooms are looked at only
-where the image as it is leaves doubt, and only through a window in its middle.
+The network's own confidence decides: it is highest where objects have the size it knows and are as bright or dark as it
+knows them (measured on validation images of the nuclei model: taking the most confident view, the image as it is
+unless another is better by `MARGIN`, costs nothing on images as they are, and finds those that were magnified, reduced
+or inverted). Other views are looked at only where the image as it is leaves doubt, through a window in its middle.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,23 +20,26 @@ from pipeline.types import Array, Labels, Pixels
 ZOOMS = (0.25, 0.5, 2.0, 4.0)
 WINDOW = 512  # side of the window, in model pixels
 SURE = 0.9  # confidence from which the image as it is need not be doubted
+LEAST = 0.7  # confidence below which another view is not believed: noise magnified until it looks like objects has 0.5
 RANGE = 2.5  # times the model's own diameter, or one part of it, that the network is taken to know
-MARGIN = 0.02  # by how much another zoom must be better
+MARGIN = 0.02  # by how much another view must be better
 
 Predict = Callable[[Pixels], Pixels]
 
 
 @dataclass(frozen=True)
 class Glance:
-    """What one zoom gives in the window: confidence, and the objects' median diameter in file pixels (0: none).
+    """What one view gives in the window: confidence, and the objects' median diameter in file pixels (0: none).
 
     `planes` are the probabilities of the whole image, `(K, y, x)` on the network's grid, where the window holds it all.
+    `inverted` says that dark and bright were exchanged.
     """
 
     zoom: float
     confidence: float
     diameter: float
     planes: Pixels | None = None
+    inverted: bool = False
 
 
 def median_diameter(labels: Labels) -> float:
@@ -67,33 +70,53 @@ def _middle(pixels: Array, preparation: Preparation, zoom: float) -> tuple[Array
 
 
 def glance(
-    model: TrainedModel, pixels: Array, zoom: float, predict: Predict, like: Preparation | None = None
+    model: TrainedModel, pixels: Array, zoom: float, predict: Predict, preparation: Preparation, inverted: bool = False
 ) -> Glance:
-    """Look at the middle of an image `(C, Y, X)` at one zoom; `like` has the statistics of what it is a part of."""
+    """Look at the middle of an image `(C, Y, X)` at one zoom, `preparation` being that of the whole."""
     record = model.record
-    window, preparation = _middle(pixels, like or fit(pixels, record.prepare, stride=record.stride), zoom)
-    planes = predict(preparation.apply(window))
-    inner = planes[:, : preparation.shape[0], : preparation.shape[1]]
+    window, own = _middle(pixels, preparation.inverted() if inverted else preparation, zoom)
+    planes = predict(own.apply(window))
+    inner = planes[:, : own.shape[0], : own.shape[1]]
     labels = decode(inner, record.target, model.thresholds)
     sure = confidence(labels, inner, record.target).image
     whole = window.shape == pixels.shape
-    return Glance(zoom, sure, median_diameter(labels) / zoom, planes if whole else None)
+    return Glance(zoom, sure, median_diameter(labels) / zoom, planes if whole else None, inverted)
 
 
-def choose_zoom(model: TrainedModel, pixels: Array, predict: Predict, like: Preparation | None = None) -> Glance:
-    """The zoom to take for an image `(C, Y, X)`, 1.0 unless it leaves doubt and another is clearly better.
+def choose_view(
+    model: TrainedModel,
+    pixels: Array,
+    predict: Predict,
+    like: Preparation | None = None,
+    zoom: float | None = None,
+) -> Glance:
+    """How to show the network an image `(C, Y, X)`: as it is unless it leaves doubt and another view is clearly better.
 
-    Of an image larger than memory, `pixels` is a part, and `like` the preparation of the whole.
+    Of an image larger than memory, `pixels` is a part, and `like` the preparation of the whole. Where the `zoom` is
+    told, it is taken.
 
     There is doubt where the network is unsure, or finds objects far from the size it learned (a model that records no
-    size is asked for its confidence alone).
+    size is asked for its confidence alone). First dark and bright are exchanged; then, if that leaves doubt, the image
+    is rescaled.
     """
-    native = glance(model, pixels, 1.0, predict, like)
-    known = model.record.diameter
-    usual = known is None or known / RANGE <= native.diameter <= known * RANGE
-    if usual and native.confidence >= SURE:
-        return native
-    least = model.record.stride
-    others = [glance(model, pixels, zoom, predict, like) for zoom in ZOOMS if min(pixels.shape[1:]) * zoom >= least]
-    best = max(others, key=lambda one: one.confidence, default=native)
-    return best if best.confidence > native.confidence + MARGIN else native
+    preparation = like or fit(pixels, model.record.prepare, stride=model.record.stride)
+    found = glance(model, pixels, zoom or 1.0, predict, preparation)
+    if _known(model, found):
+        return found
+    found = _better([glance(model, pixels, found.zoom, predict, preparation, inverted=True)], found)
+    if zoom is not None or _known(model, found):
+        return found
+    zooms = [zoom for zoom in ZOOMS if min(pixels.shape[1:]) * zoom >= model.record.stride]
+    return _better([glance(model, pixels, zoom, predict, preparation, found.inverted) for zoom in zooms], found)
+
+
+def _known(model: TrainedModel, found: Glance) -> bool:
+    """Whether the network is sure, and of objects of about the size it learned."""
+    usual, shown = model.record.diameter, found.diameter * found.zoom
+    return found.confidence >= SURE and (usual is None or usual / RANGE <= shown <= usual * RANGE)
+
+
+def _better(others: Sequence[Glance], found: Glance) -> Glance:
+    """The surest of the others if it is clearly surer than what was found, and not of nothing at all."""
+    best = max(others, key=lambda one: one.confidence, default=found)
+    return best if best.confidence > max(found.confidence + MARGIN, LEAST) else found

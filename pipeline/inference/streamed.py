@@ -101,6 +101,7 @@ class Streamed:
         ratios = [seam.ratio for seam in self._seams if np.isfinite(seam.ratio)]
         return {
             "zoom": self.zoom,
+            "inverted": min(preparation.scale) < 0,
             "diameter": round(diameter_of_areas(areas), 2),
             "low": float(np.mean(preparation.offset)),
             "span": float(np.mean([1 / s if s else 0.0 for s in preparation.scale])),

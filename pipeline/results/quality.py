@@ -171,13 +171,17 @@ def flags(
     """The codes (keys of FLAGS) that one image earns, in the order of FLAGS.
 
     `row` has what `appearance` gives and `objects`, `density`, `confidence`; what is missing flags nothing.
-    The model's record says the rest: the `diameter` (px) of the objects it learned from, and the `confidence` below
-    which its predictions are doubtful.
+    The model's record says the rest: the `diameter` of the objects it learned from, in its own px (`model_zoom` of them
+    are one of the file's), and the `confidence` below which its predictions are doubtful.
 
     >>> flags({"objects": 0})
     ['no_objects']
     >>> flags({"objects": 9, "confidence": 0.5, "touching": 0.9})
     ['low_confidence', 'edge_touching']
+    >>> flags({"objects": 9, "median_area": 5000}, diameter=20), flags(
+    ...     {"objects": 9, "median_area": 5000, "model_zoom": 0.25}, diameter=20
+    ... )
+    (['out_of_range'], [])
     >>> flags({"objects": 9, "model_cut": 1, "model_seams": 0.2})
     ['cut_objects', 'seams']
     """
@@ -186,6 +190,8 @@ def flags(
         return ["no_objects"]
     area, width = _number(row, "median_area"), _number(row, "edge_width")
     radius = math.sqrt(area / math.pi) if area > 0 else math.nan
+    zoom = _number(row, "model_zoom")
+    shown = 2 * radius * (1.0 if math.isnan(zoom) else zoom)
     many = objects >= MIN_OBJECTS
     crowd = folder.distance("density", _number(row, "density"), 2.0)
     size = folder.distance("median_area", area, 1.6)
@@ -200,7 +206,7 @@ def flags(
         "edge_touching": many and _number(row, "touching") > MAX_EDGE,
         "cut_objects": _number(row, "model_cut") > 0,
         "seams": _number(row, "model_seams") < MIN_CROSSING or _number(row, "model_agreement") < MIN_AGREEMENT,
-        "out_of_range": many and diameter is not None and not _near(2 * radius, diameter, MODEL_RANGE),
+        "out_of_range": many and diameter is not None and not _near(shown, diameter, MODEL_RANGE),
     }
     return [code for code in FLAGS if found.get(code)]
 

@@ -83,14 +83,9 @@ def collect(plan: Plan, ledger: Ledger, run: str) -> Collected:
 
 
 def _expected(plan: Plan) -> tuple[float | None, float | None]:
-    """Diameter (px of the files) and confidence of the model's usual images.
-
-    The diameter is unknown where they were brought to another scale.
-    """
-    scaled = plan.config.diameter not in ("auto", "native") or plan.config.pixel_size is not None
+    """Diameter (px of the model) and confidence of the model's usual images."""
     record = read_record(plan.model)
-    known = record.get("diameter") if not scaled and record.get("pixel_size") is None else None
-    return float(known) if known else None, record.get("confidence")
+    return record.get("diameter"), record.get("confidence")
 
 
 def read_mark(out: Path, key: str | None = None) -> dict[str, Product]:

@@ -28,7 +28,7 @@ from pipeline.runs.segment_case import is_large, open_asked
 from pipeline.runs.segment_chunk import LEDGER, SHARDS
 from pipeline.types import Case, Chunk, Skipped
 
-RESULTS_VERSION = 1  # raised when the same image, model and settings would give other numbers than before
+RESULTS_VERSION = 2  # raised when the same image, model and settings would give other numbers than before
 SPEED = 0.6  # megapixels a second, until the ledger knows better
 OVERHEAD = 0.03  # seconds an image, whatever its size
 MOST_IN_A_CHUNK = 500  # so that a killed run loses little, however fast the machine

@@ -1,4 +1,4 @@
-"""The zoom: native unless it leaves doubt and another is clearly better; what was predicted already is used."""
+"""The view: the image as it is unless that leaves doubt and another is clearly better; nothing is predicted twice."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,7 @@ from made_model import Source, make_model
 from pipeline.config import ImageOptions
 from pipeline.inference import segment as segmenting
 from pipeline.inference.segment import Segmenter
-from pipeline.inference.sizing import Glance, choose_zoom, median_diameter
+from pipeline.inference.sizing import Glance, choose_view, median_diameter
 from pipeline.model.bundle import TrainedModel
 from pipeline.model.targets import encode
 
@@ -50,39 +50,75 @@ def test_the_zoom_brings_objects_to_the_size_that_is_known(
 ) -> None:
     """A network that knows discs of radius 10: those of 40 are reduced by four, those of 5 magnified by two."""
     pixels = np.repeat(((discs(radius, side, step) > 0) * 200).astype(np.uint8)[None], 3, axis=0)
-    found = choose_zoom(model, pixels, Knows(model, known=10))
+    found = choose_view(model, pixels, Knows(model, known=10))
     assert found.zoom == zoom
     assert found.diameter == pytest.approx(2 * radius, rel=0.15)
+
+
+@pytest.mark.parametrize(("radius", "side", "step", "zoom"), [(20, 256, 60, 0.5), (10, 256, 32, 1.0)])
+def test_dark_objects_are_seen_as_bright_ones(model, radius: int, side: int, step: int, zoom: float) -> None:
+    """A network that knows bright discs of radius 10: dark ones are shown inverted, large ones reduced as well."""
+    pixels = np.repeat(((discs(radius, side, step) == 0) * 200).astype(np.uint8)[None], 3, axis=0)
+    found = choose_view(model, pixels, Knows(model, known=10))
+    assert found.inverted and found.zoom == zoom
+    assert found.diameter == pytest.approx(2 * radius, rel=0.15)
+    bright = choose_view(model, 200 - pixels, Knows(model, known=10))
+    assert not bright.inverted and bright.zoom == zoom
+
+
+def test_a_told_zoom_is_taken_and_dark_objects_still_seen(model) -> None:
+    """Dark discs of radius 20 with a zoom of .5 or 1 told: inverted and at that zoom, whatever would be surer."""
+    pixels = np.repeat(((discs(20, 256, 60) == 0) * 200).astype(np.uint8)[None], 3, axis=0)
+    for zoom in (0.5, 1.0):
+        found = choose_view(model, pixels, Knows(model, known=10), zoom=zoom)
+        assert found.zoom == zoom and found.inverted
+
+
+def test_a_view_that_is_sure_of_little_is_not_believed(model) -> None:
+    """Nothing at native size, and faint discs at every other: it stays as it is; surer ones are taken."""
+    pixels = np.repeat(((discs(10, 256, 32) > 0) * 200).astype(np.uint8)[None], 3, axis=0)
+
+    def appears(strength: float) -> Glance:
+        def network(prepared: np.ndarray) -> np.ndarray:
+            there = discs(10, 1024, 32)[: prepared.shape[1], : prepared.shape[2]] * (prepared.shape[1] != 256)
+            return (encode(there, model.record.target) * strength).astype(np.float32)
+
+        return choose_view(model, pixels, network)
+
+    assert appears(0.6).zoom == 1.0 and not appears(0.6).inverted
+    assert appears(1.0).zoom != 1.0
 
 
 def test_without_doubt_nothing_else_is_looked_at(model) -> None:
     """One prediction, and it is kept for the answer; an empty image stays as it is too."""
     pixels = np.repeat(((discs(10, 256, 32) > 0) * 200).astype(np.uint8)[None], 3, axis=0)
     network = Knows(model, known=10)
-    found = choose_zoom(model, pixels, network)
+    found = choose_view(model, pixels, network)
     assert network.calls == 1 and found.planes is not None and found.planes.shape == (3, 256, 256)
-    assert choose_zoom(model, np.zeros((3, 64, 64), np.uint8), network).zoom == 1.0
+    assert choose_view(model, np.zeros((3, 64, 64), np.uint8), network).zoom == 1.0
 
 
 def test_larger_images_are_looked_at_through_a_window(model) -> None:
     """600 x 700 px: the middle alone, so the answer is still to be predicted."""
     pixels = np.repeat(((discs(10, 700, 32) > 0) * 200).astype(np.uint8)[None], 3, axis=0)
-    assert choose_zoom(model, pixels, Knows(model, known=10)).planes is None
+    assert choose_view(model, pixels, Knows(model, known=10)).planes is None
 
 
 def test_what_was_predicted_is_not_predicted_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The found zoom's planes and a new prediction give the same labels; `native` and sizes never look."""
+    """The found zoom's planes and a new prediction give the same labels; `native` never looks."""
     pixels = np.random.default_rng(0).integers(0, 255, (1, 45, 70)).astype(np.uint8)
     segmenter = Segmenter(make_model(diameter=15.0), "cpu")
     native = segmenter.segment(Source(pixels), ImageOptions(diameter="native"))
-    planes = segmenting.choose_zoom(
+    planes = segmenting.choose_view(
         segmenter.model, np.repeat(pixels, 3, axis=0), lambda p: segmenting.predict(segmenter.engine, p)
     )
     assert planes.zoom == 1.0
     found = segmenter.segment(Source(pixels), ImageOptions())
     np.testing.assert_array_equal(found.labels, native.labels)
-    monkeypatch.setattr(segmenting, "choose_zoom", None)
-    assert segmenter.segment(Source(pixels), ImageOptions(diameter=15.0)).statistics["zoom"] == 1.0
+    monkeypatch.setattr(segmenting, "choose_view", None)
+    np.testing.assert_array_equal(
+        segmenter.segment(Source(pixels), ImageOptions(diameter="native")).labels, native.labels
+    )
 
 
 def test_magnified_images_are_decoded_where_there_is_more_to_see(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,10 +128,10 @@ def test_magnified_images_are_decoded_where_there_is_more_to_see(monkeypatch: py
     model = make_model(diameter=20.0)
     fine = cv2.resize(truth.astype(np.float32), (96, 64), interpolation=cv2.INTER_NEAREST).astype(np.uint32)
     planes = np.pad(encode(fine, model.record.target), ((0, 0), (0, 0), (0, 0)))
-    monkeypatch.setattr(segmenting, "choose_zoom", lambda *_: Glance(4.0, 1.0, 6.0, planes))
+    monkeypatch.setattr(segmenting, "choose_view", lambda *_: Glance(4.0, 1.0, 6.0, planes))
     found = Segmenter(model, "cpu").segment(Source((truth > 0).astype(np.uint8)[None] * 200))
     np.testing.assert_array_equal(found.labels, truth)
-    assert found.confidence.objects.size == 2 and found.statistics["zoom"] == 4.0
+    assert found.confidence.objects.size == 2 and found.statistics["zoom"] == 4.0 and not found.statistics["inverted"]
     assert found.statistics["diameter"] == pytest.approx(2 * np.sqrt(36 / np.pi), rel=0.01)
 
 

@@ -35,6 +35,18 @@ def test_constant_channel_becomes_zero() -> None:
     assert not fit(blank, PrepareConfig(channels=1), stride=16).apply(blank).any()
 
 
+@pytest.mark.parametrize("trace", [0, 2, 40])
+def test_fluorescence_in_one_colour_of_rgb_is_the_grey_image(trace: int) -> None:
+    """Blue alone, with nothing or 0 to 2 of noise in red and green, is what the grey image is; 0 to 40 is a colour."""
+    grey = RANDOM.integers(0, 256, (1, 40, 40)).astype(np.uint8)
+    others = RANDOM.integers(0, trace + 1, (2, 40, 40)).astype(np.uint8)
+    coloured = np.concatenate([others, grey])
+    plain, found = (fit(p, PrepareConfig(), stride=8).apply(p) for p in (np.repeat(grey, 3, axis=0), coloured))
+    assert np.array_equal(plain, found) == (trace < 40)
+    deep = coloured.astype(np.uint16)  # channels of a microscope may differ by much
+    assert np.array_equal(plain, fit(deep, PrepareConfig(), stride=8).apply(deep)) == (trace == 0)
+
+
 @given(st.integers(1, 70), st.integers(1, 70))
 @settings(max_examples=25, deadline=None)
 def test_undo_gives_the_file_s_size(height: int, width: int) -> None:
