@@ -14,9 +14,8 @@ from pipeline.errors import ImageError
 from pipeline.types import Array, Pixels
 
 _SAMPLE = 2_000_000  # pixels a channel that percentiles are taken from
-_EMPTY = (
-    0.05  # of the widest span of an 8-bit RGB image: less is noise or JPEG's trace of the others (2-3 %; tissue: 14 %)
-)
+_EMPTY = 0.1  # of an 8-bit RGB image's widest span: less is noise or JPEG's trace of the others (3-7 %; tissue: 15 %)
+_TRACE = 3  # grey levels: less is that too, in dim images
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,8 @@ def _statistics(pixels: Array, config: PrepareConfig) -> tuple[tuple[float, ...]
     low, high = np.percentile(sample, (config.normalise.low, config.normalise.high), axis=1)
     span = high - low
     if len(planes) == 3 and pixels.dtype == np.uint8:
-        span[span < _EMPTY * span.max()] = 0
+        widest = span.max()
+        span[span < max(_EMPTY * widest, min(_TRACE, widest / 3))] = 0
     span[span == 0] = np.inf  # its scale is 0: such a channel says nothing
     times = len(pixels) // len(planes)
     return tuple(low.astype(float).tolist()) * times, tuple((1 / span).astype(float).tolist()) * times
