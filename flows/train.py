@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from prefect import State, flow
-from prefect.states import Completed
+from prefect.states import Cancelled, Completed
 
 from flows.artifacts import ShowProgress, show_link, show_numbers
 from flows.folders import absolute
 from flows.names import config_path, headline
 from pipeline.config import TrainConfig, load_config
-from pipeline.runs.cross_validate import cross_validate
+from pipeline.runs.cross_validate import FoldsStopped, cross_validate
 from pipeline.runs.train_model import train_model
 
 
@@ -50,6 +50,8 @@ def train_nuclei_flow(
     where = absolute("data", data), absolute("out", out)
     if folds:
         crossed = cross_validate(settings_read, *where, folds, **how)
+        if isinstance(crossed, FoldsStopped):
+            return Cancelled(message="; ".join(crossed.lines()))
         show_numbers("train", f"Scores of {folds} folds", headline(crossed.scores))
         show_link("train", crossed.run_url)
         return Completed(message=f"model in {crossed.model}, the mean of {folds} folds")

@@ -28,6 +28,8 @@ from pipeline.training.train import EpochResult, Training, epochs_done, resume_t
 from pipeline.training.validate import answers
 from pipeline.types import Case, Watch, unwatched
 
+STOPPED = "stopped by the user"  # how a training ended that Ctrl-C ended
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -89,7 +91,7 @@ def _identity(config: TrainConfig, manifest: Manifest, start: TrainedModel | Non
 
 def _how_it_ended(training: Training, interrupted: bool) -> str:
     if interrupted:
-        return "stopped by the user"
+        return STOPPED
     if epochs_done(training):
         return "all epochs done"
     if training.budget is not None and training.elapsed >= 0.9 * training.budget:
