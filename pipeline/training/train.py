@@ -106,14 +106,16 @@ def start_training(
 def resume_training(training: Training, folder: Path, identity: str) -> None:
     """Put a training back where its last checkpoint left it."""
     networks = {"network": training.network, "average": training.average}
-    training.progress, training.best = load_checkpoint(folder, networks, training.optimiser, identity)
+    training.progress, training.best = load_checkpoint(
+        folder, networks, training.optimiser, identity, training.precision
+    )
     freeze_for_phase(training.network, training.config, training.progress.phase)
 
 
 def write_checkpoint(training: Training, folder: Path, identity: str) -> None:
     """Save where the training stands."""
     states = {"network": training.network.state_dict(), "average": training.average.state_dict(), "best": training.best}
-    save_checkpoint(folder, states, training.optimiser, training.progress, identity)
+    save_checkpoint(folder, states, training.optimiser, training.progress, identity, training.precision)
 
 
 def _done(training: Training, steps: int) -> float:
