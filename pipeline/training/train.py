@@ -22,6 +22,7 @@ import unet
 from pipeline.config import MaskTarget, TrainConfig, exclusive
 from pipeline.errors import TrainingError
 from pipeline.model.targets import Thresholds
+from pipeline.training.answer_shape import check_answer
 from pipeline.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pipeline.training.dataset import CropDataset, Example, WholeDataset, build_dataset
 from pipeline.training.freeze import check_gradients, freeze_for_phase, rest_frozen_statistics
@@ -82,12 +83,14 @@ def start_training(
 ) -> Training:
     """A training at its beginning: from scratch, pretrained or from `weights` (a state); `budget` in seconds.
 
-    Raises TrainingError where pretrained weights cannot be had, or a pattern to freeze by matches nothing.
+    Raises TrainingError where the network's answer is not of its image's size, pretrained weights cannot be had, or a
+    pattern to freeze by matches nothing.
     """
     if config.deterministic and device.startswith("cuda"):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
         torch.use_deterministic_algorithms(True)
     network = initial_network(config)
+    check_answer(network, config.network)
     pretrained = start_from(network, config.pretrained, watch) if weights is None else {}
     if weights is not None:
         network.load_state_dict(weights)
