@@ -98,7 +98,7 @@ class SpacingSize(Strict):
 
 
 class PatchSampling(Strict):
-    """Random boxes `(Z, Y, X)`; a part `foreground` of them is centred on a voxel that is not background."""
+    """Random boxes `(Z, Y, X)`; a part `foreground` of them is centred on a voxel of an object or class."""
 
     kind: Literal["patches"] = "patches"
     size: Sides = (32, 48, 32)
