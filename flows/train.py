@@ -34,7 +34,7 @@ def train_nuclei_flow(
         config: The name of a config that ships with maskline (nuclei), or the whole path of a YAML file.
         settings: Fields to change in the config, like optimiser.lr=0.001.
         time_budget_minutes: Stop after this many minutes and keep the best model. None sets no limit.
-        start_from: A model to start from: nuclei, nuclei@champion, nuclei/3 or the path of a model folder.
+        start_from: A model to start from: nuclei, nuclei@champion, nuclei/3 or the path of a model or of its training.
         resume: Go on with the training that stopped in `out`.
         folds: Train so many models, each tested on what it never saw. The time limit is each one's.
         device: auto, cpu, cuda, cuda:1 or mps.
