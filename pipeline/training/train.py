@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 import unet
 from pipeline.config import MaskTarget, TrainConfig, exclusive
 from pipeline.errors import TrainingError
+from pipeline.model.bundle import ModelRecord
 from pipeline.model.targets import Thresholds
 from pipeline.training.answer_shape import check_answer
 from pipeline.training.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -59,6 +60,7 @@ class Training:
     best: dict[str, Tensor]
     budget: float | None = None
     origin: str = ""  # digest of the model whose weights it began with
+    base: ModelRecord | None = None  # the record of that model
     pretrained: dict[str, Any] = field(default_factory=dict)  # which published weights it began with
     started: float = 0.0
 
