@@ -172,7 +172,7 @@ def check_augmentation(config: "TrainConfig") -> None:
     """Which changes of a sample are not for what is sampled, or for what is learned; raises ValueError."""
     if config.augmentation.kind == "nuclei" and config.sampling.kind == "whole":
         raise ValueError("augmentation: nuclei is for sampling crops, not whole; scene and none are for whole")
-    if isinstance(config.target, ClassesTarget) and getattr(config.augmentation, "touch", 0):
+    if isinstance(config.target, ClassesTarget) and getattr(config.augmentation, "touch", None):
         raise ValueError("augmentation.touch: sets objects beside each other; a target of classes has none")
 
 

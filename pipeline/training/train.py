@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 import unet
 from pipeline.config import MaskTarget, TrainConfig, exclusive
@@ -25,13 +24,13 @@ from pipeline.model.bundle import ModelRecord
 from pipeline.model.targets import Thresholds
 from pipeline.training.answer_shape import check_answer
 from pipeline.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from pipeline.training.dataset import CropDataset, Example, WholeDataset, build_dataset
+from pipeline.training.dataset import Example, build_dataset
 from pipeline.training.freeze import check_gradients, freeze_for_phase, rest_frozen_statistics
+from pipeline.training.loader import EpochLoader, load_for
 from pipeline.training.optimise import Stand, build_optimiser, learning_rate
 from pipeline.training.precision import choose_precision
 from pipeline.training.pretrained import start_from
 from pipeline.training.validate import score_name, validate
-from pipeline.training.volumes import PatchDataset
 from pipeline.types import Event, Watch, unwatched
 from unet.losses import Loss, build_loss
 
@@ -182,20 +181,15 @@ def train_step(training: Training, batch: dict[str, Tensor]) -> float:
     return float(loss.item())
 
 
-def _epoch(
-    training: Training, data: CropDataset | WholeDataset | PatchDataset, reserve: float, watch: Watch
-) -> dict[str, float]:
+def _epoch(training: Training, loader: EpochLoader, reserve: float, watch: Watch) -> dict[str, float]:
     """One pass; stops early where the time budget ends. `reserve` is what validation will take, in seconds."""
     config, epoch = training.config, training.progress.epoch
-    data.start_epoch(epoch)
     torch.manual_seed(config.seed * 100_003 + epoch)
-    workers = 4 if training.device.startswith("cuda") else 0
-    loader = DataLoader(data, config.batch_size, num_workers=workers, pin_memory=workers > 0)
     steps, losses, images, start = len(loader), 0.0, 0, time.perf_counter()
     rate = 0.0
     training.network.train()
     rest_frozen_statistics(training.network)
-    for number, batch in enumerate(loader):
+    for number, batch in enumerate(loader.epoch(epoch)):
         rate = _rate(training, steps)
         for group in training.optimiser.param_groups:
             group["lr"] = rate
@@ -225,12 +219,12 @@ def run_training(
 ) -> Iterator[EpochResult]:
     """Train until the epochs, the patience or the time are used up, one result an epoch, a checkpoint after each."""
     config, progress = training.config, training.progress
-    data = build_dataset(examples, config)
+    loader = load_for(training.device, build_dataset(examples, config), config.batch_size)
     thresholds = Thresholds(minimum_area=1) if isinstance(config.target, MaskTarget) else Thresholds()
     training.started, reserve = time.perf_counter(), 0.0
     while not _out_of_time(training, reserve) and (not phase_over(training) or _next_phase(training)):
         start = time.perf_counter()
-        metrics = _epoch(training, data, reserve, watch)
+        metrics = _epoch(training, loader, reserve, watch)
         network = training.average if config.ema else training.network
         metrics |= validate(network, validation, config, thresholds, training.loss, training.device)
         reserve = time.perf_counter() - start - metrics["train_seconds"]
