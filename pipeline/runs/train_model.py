@@ -234,7 +234,9 @@ def train_model(
         results = run_training(training, examples, validation, out / "checkpoint", identity, watch)
         interrupted = _epochs(results, run, film)
         if not training.best:
-            raise TrainingError("training", "no finished epoch", "at least one", "give it more time, or smaller epochs")
+            again = "begin again; with --folds, --resume keeps the folds that are done"
+            hint = again if interrupted else "give it more time, or smaller epochs"
+            raise TrainingError("training", "no finished epoch", "at least one", hint)
         training.average.load_state_dict(training.best)
         found = list(answers(training.average, validation, config, training.loss, training.device))
         ended = _how_it_ended(training, interrupted)
