@@ -8,6 +8,7 @@ off; bfloat16 on a GPU. `data` times the way to a batch alone, `step` the batch 
 """
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,6 @@ from monai.transforms import (
     RandSpatialCropd,
     SpatialPadd,
 )
-from torch.utils.data import DataLoader
 
 import unet
 from pipeline.config import CropSampling, NucleiAugmentation, TrainConfig, load_config
@@ -40,6 +40,7 @@ from pipeline.inference.engines import choose_device
 from pipeline.training.augment import ChannelsFirst, RandColourd
 from pipeline.training.dataset import CropDataset, Example, load_examples
 from pipeline.training.encode import EncodeTargetd
+from pipeline.training.loader import load_for
 from pipeline.training.train import Training, start_training, train_step
 from unet.losses import build_loss
 
@@ -107,8 +108,13 @@ def theirs(examples: Sequence[Example], config: TrainConfig, size: int) -> Threa
     return ThreadDataLoader(data, batch_size=config.batch_size, shuffle=True, num_workers=0)
 
 
-def ours(examples: Sequence[Example], config: TrainConfig, sampling: CropSampling) -> DataLoader[Any]:
-    return DataLoader(CropDataset(examples, config, sampling), config.batch_size)
+def ours(
+    examples: Sequence[Example], config: TrainConfig, sampling: CropSampling, device: str
+) -> Iterator[dict[str, torch.Tensor]]:
+    """The product's own loader, epoch after epoch; on a GPU it has worker processes."""
+    loader = load_for(device, CropDataset(examples, config, sampling), config.batch_size)
+    for epoch in itertools.count():
+        yield from loader.epoch(epoch)
 
 
 def endless(loader: Any) -> Iterator[dict[str, torch.Tensor]]:
@@ -169,7 +175,7 @@ def main() -> None:
     steps: list[Any] = [None, None]
     if arguments.what == "step":
         steps = [lambda batch: train_step(training, batch), plain_training(config, device)]
-    batches = [endless(ours(examples, config, sampling)), endless(theirs(examples, config, 256))]
+    batches = [ours(examples, config, sampling, device), endless(theirs(examples, config, 256))]
     for each, step in zip(batches, steps, strict=True):
         rate(each, step, 3)  # warm
     ratios = []

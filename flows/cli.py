@@ -66,6 +66,16 @@ def _explain(error: MasklineError) -> None:
     click.echo(f"  {click.style('what to do', bold=True)}: {error.hint}", err=True)
 
 
+def _how_to_go_on(arguments: Sequence[str]) -> str:
+    """A training goes on only where it is told to; all else finds what is done.
+
+    >>> _how_to_go_on(["train", "nuclei", "--data", "masks"]), _how_to_go_on(["segment", "train"])
+    ('the same command with --resume', 'the same command')
+    """
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    return "the same command" + " with --resume" * (command == "train" and "--resume" not in arguments)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command and answer its exit code; every foreseen error becomes one message on stderr."""
     debug = "--debug" in arguments
@@ -77,7 +87,7 @@ def run(arguments: Sequence[str]) -> int:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        _say("stopped by Ctrl-C; what is finished is kept, and the same command goes on from there")
+        _say(f"stopped by Ctrl-C; what is finished is kept, and {_how_to_go_on(arguments)} goes on from there")
         return INTERRUPTED
     except MasklineError as error:
         if debug:

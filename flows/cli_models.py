@@ -22,8 +22,8 @@ REGISTRY = "maskline"  # the experiment that the registry's own runs belong to
 def models() -> None:
     """The models: those that ship, and those that were trained here.
 
-    A MODEL is shipped:NAME, a registered NAME (its champion), NAME@alias or NAME/version, or the path of a model
-    folder.
+    A MODEL is shipped:NAME, a registered NAME (its champion), NAME@alias or NAME/version, or the folder of a
+    model or of its training.
     """
 
 

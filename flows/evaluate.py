@@ -37,7 +37,7 @@ def evaluate_model_flow(
     Args:
         data: A manifest CSV, or a labelled folder. A whole path, as the machine that does the work sees it.
         out: The folder for the scores. A whole path.
-        model: shipped:nuclei, a registered model (nuclei, nuclei@champion, nuclei/3) or the path of a model folder.
+        model: shipped:nuclei, a registered model (nuclei, nuclei@champion, nuclei/3) or a path of one.
         split: Which part of the manifest to score on; the test part was kept out of training.
         diameter: How large the objects are in these images, in pixels; auto finds it, native takes images as they are.
         pixel_size: Size of a pixel in micrometres, where the files do not say it. Give this or the diameter.

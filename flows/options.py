@@ -36,7 +36,7 @@ PAGES = click.option(
 )
 SERIES = click.option("--series", metavar="N|NAME", help="Which image of a file that holds several, from 0 or by name.")
 TIME = click.option("--time", type=click.IntRange(0), metavar="N", help="Which time point of a series, from 0.")
-MODEL = "shipped:NAME, a registered NAME[@alias|/version], or a model folder."
+MODEL = "shipped:NAME, a registered NAME[@alias|/version], or the folder of a model or of its training."
 NO_TRACK = click.option("--no-track", is_flag=True, help="Leave MLflow out of it.")
 
 

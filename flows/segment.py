@@ -84,7 +84,7 @@ def segment_folder_flow(
     Args:
         folder: The folder of images, sub-folders included. A whole path, as the machine that does the work sees it.
         out: The folder for the results. A whole path. The same one again goes on where an earlier run stopped.
-        model: shipped:nuclei, a registered model (nuclei, nuclei@champion, nuclei/3) or the path of a model folder.
+        model: shipped:nuclei, a registered model (nuclei, nuclei@champion, nuclei/3) or a path of one.
         diameter: How large the objects are in these images, in pixels; auto finds it, native takes images as they are.
         pixel_size: Size of a pixel in micrometres, where the files do not say it. Give this or the diameter.
         channel: Which channel to segment, counted from 0. None takes all that the model can.

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from prefect import State, flow
-from prefect.states import Completed
+from prefect.states import Cancelled, Completed
 
 from flows.artifacts import ShowProgress, show_link, show_numbers
 from flows.folders import absolute
 from flows.names import config_path, headline
 from pipeline.config import TrainConfig, load_config
-from pipeline.runs.cross_validate import cross_validate
+from pipeline.runs.cross_validate import FoldsStopped, cross_validate
 from pipeline.runs.train_model import train_model
 
 
@@ -34,7 +34,7 @@ def train_nuclei_flow(
         config: The name of a config that ships with maskline (nuclei), or the whole path of a YAML file.
         settings: Fields to change in the config, like optimiser.lr=0.001.
         time_budget_minutes: Stop after this many minutes and keep the best model. None sets no limit.
-        start_from: A model to start from: nuclei, nuclei@champion, nuclei/3 or the path of a model folder.
+        start_from: A model to start from: nuclei, nuclei@champion, nuclei/3 or the path of a model or of its training.
         resume: Go on with the training that stopped in `out`.
         folds: Train so many models, each tested on what it never saw. The time limit is each one's.
         device: auto, cpu, cuda, cuda:1 or mps.
@@ -50,6 +50,8 @@ def train_nuclei_flow(
     where = absolute("data", data), absolute("out", out)
     if folds:
         crossed = cross_validate(settings_read, *where, folds, **how)
+        if isinstance(crossed, FoldsStopped):
+            return Cancelled(message="; ".join(crossed.lines()))
         show_numbers("train", f"Scores of {folds} folds", headline(crossed.scores))
         show_link("train", crossed.run_url)
         return Completed(message=f"model in {crossed.model}, the mean of {folds} folds")

@@ -2,7 +2,7 @@
 
 import colorsys
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
@@ -98,7 +98,7 @@ class SpacingSize(Strict):
 
 
 class PatchSampling(Strict):
-    """Random boxes `(Z, Y, X)`; a part `foreground` of them is centred on a voxel that is not background."""
+    """Random boxes `(Z, Y, X)`; a part `foreground` of them is centred on a voxel of an object or class."""
 
     kind: Literal["patches"] = "patches"
     size: Sides = (32, 48, 32)
@@ -157,10 +157,33 @@ def check_dimensions(config: "TrainConfig") -> None:
         raise ValueError("target: three_class is not for volumes; separated is")
 
 
+def with_whole_images_as_they_are(tree: dict[str, Any]) -> dict[str, Any]:
+    """A training's settings: the augmentation that is the default is one of crops, whole images have none unless given.
+
+    >>> with_whole_images_as_they_are({"sampling": {"kind": "whole"}})["augmentation"]
+    {'kind': 'none'}
+    """
+    sampling = tree.get("sampling")
+    kind = sampling.get("kind") if isinstance(sampling, dict) else getattr(sampling, "kind", "")
+    return tree if kind != "whole" or "augmentation" in tree else tree | {"augmentation": {"kind": "none"}}
+
+
+def check_augmentation(config: "TrainConfig") -> None:
+    """Which changes of a sample are not for what is sampled, or for what is learned; raises ValueError."""
+    if config.augmentation.kind == "nuclei" and config.sampling.kind == "whole":
+        raise ValueError("augmentation: nuclei is for sampling crops, not whole; scene and none are for whole")
+    if isinstance(config.target, ClassesTarget) and getattr(config.augmentation, "touch", None):
+        raise ValueError("augmentation.touch: sets objects beside each other; a target of classes has none")
+
+
 def check_loss(config: "TrainConfig") -> None:
-    """What a loss of objects in images is not for, and which number it leaves out; raises ValueError."""
+    """What a loss of objects in images is not for, which number it leaves out, its weights; raises ValueError."""
     classes = isinstance(config.target, ClassesTarget)
     if config.loss.kind == "border_weighted" and (classes or config.network.dimensions == 3):
         raise ValueError(f"loss: border_weighted is not for {'classes' if classes else 'volumes'}")
     if classes and getattr(config.loss, "ignore", IGNORED) != IGNORED:
         raise ValueError(f"loss.ignore: what target.ignore names is {IGNORED} to every loss; leave loss.ignore out")
+    for name in ("classes", "channels"):
+        weights, wanted = getattr(config.loss, name, ()), config.network.out_channels
+        if weights and len(weights) != wanted:
+            raise ValueError(f"loss.{name}: {len(weights)} weights; target {config.target.kind} takes {wanted}")

@@ -9,7 +9,8 @@ from pydantic import Field, PositiveInt, model_validator
 
 from pipeline.config.strict import Fraction, Strict
 
-Filters = tuple[PositiveInt, ...]
+Filters = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+TwoOrMore = Annotated[Filters, Field(min_length=2)]
 FourFilters = Annotated[Filters, Field(min_length=4, max_length=4)]
 SixFilters = Annotated[Filters, Field(min_length=6, max_length=6)]
 Pooling = tuple[tuple[PositiveInt, ...], ...]  # a factor an axis, ((Z,) Y, X), for each step down; () is 2 everywhere
@@ -21,6 +22,11 @@ class _Network(Strict):
 
     published: ClassVar[bool] = False
 
+    @property
+    def untrainable(self) -> str:
+        """Why it cannot be trained as it is set; "" where it can."""
+        return ""
+
 
 class _Planar(_Network):
     """What networks are that know images, not volumes."""
@@ -31,7 +37,7 @@ class _Planar(_Network):
 class _Pooled(_Network):
     """What networks have that may shrink each axis by a factor of its own."""
 
-    filters: Filters
+    filters: TwoOrMore
     dimensions: Literal[2, 3] = 2
     pooling: Pooling = ()
 
@@ -40,6 +46,8 @@ class _Pooled(_Network):
         steps = len(self.filters) - 1
         if self.pooling and (len(self.pooling) != steps or any(len(p) != self.dimensions for p in self.pooling)):
             raise ValueError(f"pooling: {len(self.filters)} levels take {steps} steps of {self.dimensions} factors")
+        if self.dimensions == 2 and any(len(set(factors)) > 1 for factors in self.pooling):
+            raise ValueError("pooling: images shrink alike along both axes; a factor for each axis is for volumes")
         return self
 
 
@@ -52,6 +60,14 @@ class GuideUNet(_Planar):
     filters: Filters = (16, 32, 64, 128, 256)
     dropout: tuple[Fraction, ...] = (0.1, 0.1, 0.2, 0.2, 0.3)
 
+    @model_validator(mode="after")
+    def _a_dropout_a_level(self) -> "GuideUNet":
+        if len(self.dropout) != len(self.filters):
+            raise ValueError(
+                f"dropout: {len(self.dropout)} values for {len(self.filters)} filters, one for each wanted"
+            )
+        return self
+
 
 class NucleiUNet(_Pooled):
     """The default: BatchNorm folds away, so tiles are exact; the halo is derived from the network."""
@@ -59,7 +75,7 @@ class NucleiUNet(_Pooled):
     kind: Literal["nuclei_unet"] = "nuclei_unet"
     in_channels: PositiveInt = 3
     out_channels: PositiveInt = 3
-    filters: Filters = (24, 48, 96, 160, 224)
+    filters: TwoOrMore = (24, 48, 96, 160, 224)
     deep_supervision: bool = False
 
 
@@ -91,7 +107,7 @@ class HalfUNet(_Planar):
     kind: Literal["half_unet"] = "half_unet"
     in_channels: PositiveInt = 3
     out_channels: PositiveInt = 23
-    filters: Annotated[Filters, Field(min_length=2)] = (32, 64, 128, 256, 512)
+    filters: TwoOrMore = (32, 64, 128, 256, 512)
     dropout: Fraction = 0.3
 
 
@@ -103,6 +119,11 @@ class TwoConvolutions(_Planar):
     out_channels: PositiveInt = 1
     filters: PositiveInt = 64
     head: bool = True
+
+    @property
+    def untrainable(self) -> str:
+        """Without the head there are no logits."""
+        return "" if self.head else "head: false ends in ReLU channels, not in logits; set head: true"
 
 
 class TwoLevelUNet(_Planar):
@@ -185,7 +206,7 @@ class AttentionUNet(_Pooled):
     kind: Literal["attention_unet"] = "attention_unet"
     in_channels: PositiveInt = 3
     out_channels: PositiveInt = 3
-    filters: Filters = (16, 32, 64, 128, 256)
+    filters: TwoOrMore = (16, 32, 64, 128, 256)
     dropout: Fraction = 0.0
 
 
@@ -195,7 +216,7 @@ class ResidualUNet(_Pooled):
     kind: Literal["residual_unet"] = "residual_unet"
     in_channels: PositiveInt = 3
     out_channels: PositiveInt = 3
-    filters: Filters = (16, 32, 64, 128, 256)
+    filters: TwoOrMore = (16, 32, 64, 128, 256)
     units: PositiveInt = 2
     norm: Norm = "batch"
     dropout: Fraction = 0.0

@@ -11,8 +11,10 @@ from pipeline.config.classes import (
     SpacingSize,
     VolumeAugmentation,
     ZScore,
+    check_augmentation,
     check_dimensions,
     check_loss,
+    with_whole_images_as_they_are,
 )
 from pipeline.config.losses import DiceBCE, LossConfig
 from pipeline.config.networks import NucleiUNet, SingleNetwork
@@ -229,6 +231,7 @@ class TrainConfig(Strict):
         """`initial: random | imagenet` is `pretrained` now; `validate_every: 1` was all that trainings ever did."""
         if not isinstance(tree, dict):
             return tree
+        tree = with_whole_images_as_they_are(tree)
         rest = {key: value for key, value in tree.items() if key not in ("initial", "validate_every")}
         if tree.get("validate_every", 1) != 1:
             raise ValueError("validate_every: every epoch is validated, and always was; leave it out")
@@ -253,6 +256,8 @@ class TrainConfig(Strict):
     @model_validator(mode="after")
     def _network_fits(self) -> "TrainConfig":
         network = self.network
+        if network.untrainable:
+            raise ValueError(f"network.{network.untrainable}")
         if network.in_channels != self.prepare.channels:
             raise ValueError(f"network.in_channels is {network.in_channels}, prepare.channels {self.prepare.channels}")
         if network.out_channels != head_channels(self.target):
@@ -273,6 +278,7 @@ class TrainConfig(Strict):
     @model_validator(mode="after")
     def _fits_dimensions_and_classes(self) -> "TrainConfig":
         check_dimensions(self)
+        check_augmentation(self)
         check_loss(self)
         return self
 

@@ -22,11 +22,29 @@ from pipeline.runs.evaluate_classes import ClassesFound, evaluate_class_case, pu
 from pipeline.runs.evaluate_model import Scored, evaluate_case, publish_evaluation, score_table, write_evaluation
 from pipeline.runs.find_model import find_any_model
 from pipeline.runs.measure_cost import Cost
-from pipeline.runs.train_model import split_for_training, train_model, with_palette
+from pipeline.runs.train_model import STOPPED, split_for_training, train_model, with_palette
 from pipeline.scoring.class_metrics import summarise_classes
 from pipeline.scoring.present_classes import class_table
 from pipeline.scoring.summary import summarise
 from pipeline.types import Event, Watch, unwatched
+
+
+@dataclass(frozen=True)
+class FoldsStopped:
+    """Where Ctrl-C ended the folds: those that were trained, and the model of the one that was not to its end."""
+
+    out: Path
+    model: Path
+    done: int
+    folds: int
+
+    def lines(self) -> list[str]:
+        """A few lines for a person."""
+        return [
+            f"stopped by Ctrl-C in fold {self.done + 1} of {self.folds}, whose best model so far is in {self.model}",
+            f"{self.done} of {self.folds} folds are done and kept in {self.out}; nothing is scored out of fold yet",
+            "go on with the same command and --resume",
+        ]
 
 
 @dataclass(frozen=True)
@@ -65,12 +83,13 @@ def cross_validate(
     device: str = "auto",
     track: bool = True,
     watch: Watch = unwatched,
-) -> CrossValidated:
+) -> CrossValidated | FoldsStopped:
     """Train `folds` models on grouped, stratified folds of all labelled cases, whatever their split says.
 
     In each fold 15 % of what it does not test is its validation part: epochs and thresholds are chosen there alone.
     `time_budget` (seconds) is each fold's. With `resume`, finished folds stay as they are and the one that was stopped
-    goes on. Raises what `train_model` raises; ConfigError for an impossible number of folds.
+    goes on. Ctrl-C ends the fold's training as it ends any, and with it the job: what is done is said. Raises what
+    `train_model` raises; ConfigError for an impossible number of folds.
     """
     manifest = load_data(data, masks_of(config.target))
     parts = [replace(manifest, cases=cases, path=None) for cases in fold_cases(manifest.cases, folds, config.seed)]
@@ -81,7 +100,7 @@ def cross_validate(
         if not (resume and _finished(folder, own, part, origin)):
             write_manifest(folder / "manifest.csv", part)
             goes_on = resume and (folder / "checkpoint" / "checkpoint.json").exists()
-            train_model(
+            trained = train_model(
                 own,
                 folder / "manifest.csv",
                 folder,
@@ -92,6 +111,8 @@ def cross_validate(
                 track=track,
                 watch=_naming(watch, f"fold {number + 1} of {folds}"),
             )
+            if trained.ended == STOPPED:
+                return FoldsStopped(out, trained.model, number, folds)
     models = [load_model(out / f"fold-{number}" / "model") for number in range(folds)]
     digest = join_models(models, out / "model", config.name, manifest.digest)
     about = {
@@ -122,7 +143,7 @@ def _finished(folder: Path, config: TrainConfig, manifest: Manifest, origin: str
         return False
     config = with_palette(config, split_for_training(manifest, config)[0])
     wanted = {"config": config.model_dump(mode="json"), "manifest_digest": manifest.digest, "origin": origin}
-    return bool(made.get("ended") != "stopped by the user" and all(made.get(k) == v for k, v in wanted.items()))
+    return bool(made.get("ended") != STOPPED and all(made.get(k) == v for k, v in wanted.items()))
 
 
 def _naming(watch: Watch, phase: str) -> Watch:
@@ -157,19 +178,22 @@ def _score_classes(
 
 
 def join_models(models: Sequence[TrainedModel], folder: Path, name: str, manifest_digest: str) -> str:
-    """One model that answers with the mean of several of one architecture; thresholds are the members' medians."""
+    """One model that answers with the mean of several of one architecture; thresholds, diameter and the cut under
+    which images are doubtful are the members' medians."""
     first = models[0].record
     if isinstance(first.network, Ensemble) or any(model.record.network != first.network for model in models):
         raise TrainingError("folds", "networks that differ", f"{len(models)} of one", "train them by one config")
     values = [model.record.thresholds.model_dump() for model in models]
     middle = {key: type(values[0][key])(median(value[key] for value in values)) for key in values[0]}
     diameters = [model.record.diameter for model in models if model.record.diameter is not None]
+    cuts = [model.record.confidence for model in models if model.record.confidence is not None]
     record = first.model_copy(
         update={
             "name": name,
             "network": Ensemble(member=first.network, count=len(models)),
             "thresholds": ThresholdRecord(**middle),
             "diameter": median(diameters) if diameters else None,
+            "confidence": round(median(cuts), 4) if cuts else None,
             "provenance": {"manifest_digest": manifest_digest, "folds": [model.record.provenance for model in models]},
         }
     )

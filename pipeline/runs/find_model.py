@@ -1,4 +1,7 @@
-"""Which folder a model's name means: `shipped:NAME`, a path, or a registered `NAME[@alias|/version]`."""
+"""Which folder a model's name means: `shipped:NAME`, a path, or a registered `NAME[@alias|/version]`.
+
+The path may be a training's own folder, `runs/first`, which holds its model in `model/`.
+"""
 
 import re
 from pathlib import Path
@@ -22,21 +25,27 @@ def parse_model_name(name: str) -> tuple[str, str] | None:
 def find_any_model(name: str, tracking: Tracking | None = None) -> Path:
     """The model's folder. A folder that exists goes before a registered name; raises ModelError or TrackingError.
 
-    The bare name of a shipped model means that one until a model of the name is registered.
+    The bare name of a shipped model means that one until a registered version of the name holds `champion`.
     """
     from pipeline.model.bundle import RECORD, find_model, shipped_models
 
     if name.startswith("shipped:") or (Path(name) / RECORD).is_file():
         return find_model(name)
+    if (Path(name) / "model" / RECORD).is_file():
+        return find_model(str(Path(name) / "model"))
     registered = parse_model_name(name)
     if registered is None or Path(name).exists():
         raise ModelError(
             f"model {name}",
             f"no {RECORD} there",
-            "a model folder, shipped:NAME or a registered name",
+            "a model folder, a training's folder, shipped:NAME or a registered name",
             "see `maskline models list`",
         )
     tracking = tracking or open_tracking("maskline")
-    if name in shipped_models() and all(version["name"] != name for version in tracking.models()):
+    if name in shipped_models() and not _has_champion(tracking, name):
         return find_model(f"shipped:{name}")
     return tracking.resolve(*registered)
+
+
+def _has_champion(tracking: Tracking, name: str) -> bool:
+    return any(version["name"] == name and "champion" in version["aliases"] for version in tracking.models())

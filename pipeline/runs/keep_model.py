@@ -25,8 +25,10 @@ from pipeline.scoring.metrics import match
 from pipeline.scoring.ranking import doubtful_below
 from pipeline.training.dataset import Example
 from pipeline.training.train import Training
-from pipeline.training.validate import Answer, score_name, tune_thresholds
+from pipeline.training.validate import Answer, score_at, score_name, tune_thresholds
 from pipeline.types import FORMAT_VERSION, Watch
+
+FEW = 4  # validation images; with fewer, thresholds and doubtful cut are not chosen on them where a model has its own
 
 
 def _provenance(
@@ -87,6 +89,16 @@ def _grid(network: torch.nn.Module, config: TrainConfig) -> tuple[int, int | Non
     return max(strides), max(halos) if halos else None, volume
 
 
+def kept_from(training: Training, found: Sequence[Answer]) -> ModelRecord | None:
+    """The record whose thresholds and doubtful cut a training keeps: that of the model it began with, of the same
+    target, where there are fewer than `FEW` validation images to choose others by. None: its own are chosen.
+    """
+    base, target = training.base, training.config.target
+    if base is None or base.target != target or isinstance(target, ClassesTarget) or len(found) >= FEW:
+        return None
+    return base
+
+
 def keep_model(
     training: Training,
     found: Sequence[Answer],
@@ -96,12 +108,18 @@ def keep_model(
     ended: str,
     watch: Watch,
 ) -> tuple[str, Thresholds, float]:
-    """Tune the thresholds, derive the halo, save network and record; answers digest, thresholds and tuned score."""
-    config = training.config
+    """Tune the thresholds (or keep those of `kept_from`), derive the halo, save network and record; answers digest,
+    thresholds and the score with them.
+    """
+    config, base = training.config, kept_from(training, found)
     thresholds, score = Thresholds(minimum_area=1), float("nan")
     classes = isinstance(config.target, ClassesTarget)
-    if config.tune_thresholds and not classes:
+    if config.tune_thresholds and base is not None:
+        thresholds = Thresholds(**base.thresholds.model_dump())
+        score = score_at(found, config.target, thresholds)
+    elif config.tune_thresholds and not classes:
         thresholds, score = tune_thresholds(found, config.target, watch)
+    cut = base.confidence if base is not None else None if classes else _doubtful_below(found, config, thresholds)
     stride, halo, volume = _grid(training.average.cpu(), config)
     record = ModelRecord(
         name=config.name,
@@ -114,7 +132,7 @@ def keep_model(
         halo=halo,
         volume=volume,
         diameter=None if classes else _diameter(examples),
-        confidence=None if classes else _doubtful_below(found, config, thresholds),
+        confidence=cut,
         provenance=_provenance(config, manifest, training, ended, score),
     )
     return save_model(out / "model", training.average, record, half=True), thresholds, score

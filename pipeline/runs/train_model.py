@@ -1,6 +1,7 @@
 """Train a model from labelled images, keep it, show it: the whole job."""
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,12 +22,25 @@ from pipeline.model.bundle import (
 )
 from pipeline.results.run import Run
 from pipeline.runs.find_model import find_any_model
-from pipeline.runs.keep_model import final_numbers, keep_model, publish_training, sample_pictures, write_record
+from pipeline.runs.keep_model import (
+    FEW,
+    final_numbers,
+    keep_model,
+    kept_from,
+    publish_training,
+    sample_pictures,
+    write_record,
+)
 from pipeline.runs.show_training import Film, write_first_pictures
 from pipeline.training.dataset import load_examples
 from pipeline.training.train import EpochResult, Training, epochs_done, resume_training, run_training, start_training
-from pipeline.training.validate import answers
+from pipeline.training.validate import Answer, answers
 from pipeline.types import Case, Watch, unwatched
+
+log = logging.getLogger("maskline.training")
+
+FEW_IMAGES = 20  # labelled images up to which each one counts
+STOPPED = "stopped by the user"  # how a training ended that Ctrl-C ended
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,7 @@ class Trained:
     run_url: str = ""
     version: str = ""
     history: Sequence[Mapping[str, float]] = field(default=())
+    notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """A few lines for a person."""
@@ -48,6 +63,7 @@ class Trained:
         return [
             f"model in {self.model} ({self.ended})",
             numbers,
+            *self.notes,
             *seen,
             *([f"run: {self.run_url}"] if self.run_url else []),
         ]
@@ -87,9 +103,29 @@ def _identity(config: TrainConfig, manifest: Manifest, start: TrainedModel | Non
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+def _warn_of_unused(manifest: Manifest, data: Path, config: TrainConfig) -> None:
+    """Say so where a folder of a few labelled images has some kept out of training, and how to use them."""
+    few, kept = len(manifest.split("all")), len(manifest.split("test"))
+    if data.is_dir() and few <= FEW_IMAGES and kept:
+        classes = " --masks classes" * (masks_of(config.target) == "classes")
+        again = f"maskline ingest {data} --out MANIFEST.csv --fractions 0.7 0.3 0{classes}"
+        log.warning("%d of %d images are kept for testing; to learn from them too: %s", kept, few, again)
+
+
+def _thresholds_kept(training: Training, found: Sequence[Answer]) -> tuple[str, ...]:
+    """What is to be said of thresholds that were not chosen on the validation images."""
+    base = kept_from(training, found)
+    if base is None:
+        return ()
+    few = "1 validation image is" if len(found) == 1 else f"{len(found)} validation images are"
+    return (
+        f"thresholds and doubtful cut are those of {base.name}: {few} too few to choose others by (at least {FEW})",
+    )
+
+
 def _how_it_ended(training: Training, interrupted: bool) -> str:
     if interrupted:
-        return "stopped by the user"
+        return STOPPED
     if epochs_done(training):
         return "all epochs done"
     if training.budget is not None and training.elapsed >= 0.9 * training.budget:
@@ -143,7 +179,8 @@ def _begin(
         )
     weights = dict(model.network.state_dict()) if model else None
     training = start_training(config, choose_device(device), weights=weights, budget=budget, watch=watch)
-    training.origin = model.digest if model else ""
+    if model is not None:
+        training.origin, training.base = model.digest, model.record
     identity = _identity(config, manifest, model)
     if resume:
         resume_training(training, folder, identity)
@@ -181,6 +218,7 @@ def train_model(
     where nothing can be trained, no epoch was finished, or the loss is not finite.
     """
     manifest = load_data(data, masks_of(config.target))
+    _warn_of_unused(manifest, data, config)
     learn, check = split_for_training(manifest, config)
     config = with_palette(config, learn)
     out.mkdir(parents=True, exist_ok=True)
@@ -196,7 +234,9 @@ def train_model(
         results = run_training(training, examples, validation, out / "checkpoint", identity, watch)
         interrupted = _epochs(results, run, film)
         if not training.best:
-            raise TrainingError("training", "no finished epoch", "at least one", "give it more time, or smaller epochs")
+            again = "begin again; with --folds, --resume keeps the folds that are done"
+            hint = again if interrupted else "give it more time, or smaller epochs"
+            raise TrainingError("training", "no finished epoch", "at least one", hint)
         training.average.load_state_dict(training.best)
         found = list(answers(training.average, validation, config, training.loss, training.device))
         ended = _how_it_ended(training, interrupted)
@@ -206,4 +246,5 @@ def train_model(
         write_record(out, training.progress.history, pictures, numbers, manifest, ended)
         version = publish_training(tracking, run, out, numbers, config.name) if run is not None else ""
         url = run.url if run is not None else ""
-    return Trained(out / "model", digest, numbers, ended, url, version, training.progress.history)
+    notes = _thresholds_kept(training, found)
+    return Trained(out / "model", digest, numbers, ended, url, version, training.progress.history, notes)

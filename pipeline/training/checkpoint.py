@@ -3,6 +3,7 @@
 Written after every epoch under a new name, then `checkpoint.json` is renamed over: a kill leaves the last whole one.
 """
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -51,8 +52,12 @@ def save_checkpoint(
     optimiser: torch.optim.Optimizer,
     progress: Progress,
     identity: str,
+    precision: torch.dtype,
 ) -> None:
-    """Write `networks` (name -> state), the optimiser's state and the progress; `identity` names what is trained."""
+    """Write `networks` (name -> state), the optimiser's state and the progress.
+
+    `identity` names what is trained, `precision` what convolutions compute in.
+    """
     tensors: dict[str, Tensor] = {}
     for name, state in networks.items():
         tensors |= _flatten(name, state)
@@ -61,8 +66,15 @@ def save_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / f"epoch-{progress.epoch:05d}.safetensors"
     sha256 = atomic_write(weights, save(tensors))
-    record = {"format_version": FORMAT_VERSION, "weights": weights.name, "sha256": sha256, "identity": identity}
-    atomic_write(folder / "checkpoint.json", json.dumps(record | {"progress": asdict(progress)}, indent=1).encode())
+    record = {
+        "format_version": FORMAT_VERSION,
+        "weights": weights.name,
+        "sha256": sha256,
+        "identity": identity,
+        "precision": _name(precision),
+        "progress": asdict(progress),
+    }
+    atomic_write(folder / "checkpoint.json", json.dumps(record, indent=1).encode())
     for old in folder.glob("epoch-*.safetensors"):
         if old != weights:
             old.unlink()
@@ -76,25 +88,54 @@ def _match_layout(optimiser: torch.optim.Optimizer) -> None:
                 moments[name] = torch.empty_like(parameter).copy_(tensor)
 
 
+def _name(precision: torch.dtype) -> str:
+    return str(precision).removeprefix("torch.")
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The record and the tensors it names, whose sha256 is the recorded one."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_bytes())
+        weights = path.parent / record["weights"]
+        with weights.open("rb") as file:
+            sha256, wanted = hashlib.file_digest(file, "sha256").hexdigest(), str(record["sha256"])
+        tensors = load_file(weights)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        hint = "use another --out" if path.exists() else "leave --resume out"
+        raise TrainingError(str(path), f"no usable checkpoint ({error})", "one", hint) from None
+    if sha256 != wanted:
+        came = f"a damaged checkpoint (sha256 {sha256[:12]})"
+        raise TrainingError(str(weights), came, wanted[:12], "use another --out")
+    return record, tensors
+
+
 def load_checkpoint(
-    folder: Path, networks: dict[str, nn.Module], optimiser: torch.optim.Optimizer, identity: str
+    folder: Path,
+    networks: dict[str, nn.Module],
+    optimiser: torch.optim.Optimizer,
+    identity: str,
+    precision: torch.dtype,
 ) -> tuple[Progress, dict[str, Tensor]]:
     """Restore networks and optimiser in place; returns the progress and the best weights so far.
 
-    Raises TrainingError where there is no checkpoint, it is damaged, or it belongs to another config or data.
+    Raises TrainingError where there is no checkpoint, it is damaged, it belongs to another config or data, or it was
+    computed in another precision than this machine would go on in (checkpoints of earlier versions do not say).
     """
     path = folder / "checkpoint.json"
-    try:
-        record: dict[str, Any] = json.loads(path.read_bytes())
-        tensors = load_file(folder / record["weights"])
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise TrainingError(str(path), f"no usable checkpoint ({error})", "one", "leave --resume out") from None
+    record, tensors = _read(path)
     if record.get("format_version") != FORMAT_VERSION or record.get("identity") != identity:
         raise TrainingError(
             str(path),
             "a checkpoint of another config or data set",
             "this one's",
             "use the same config and data, or another --out",
+        )
+    if record.get("precision", _name(precision)) != _name(precision):
+        raise TrainingError(
+            str(path),
+            f"a training in {record['precision']}",
+            f"{_name(precision)}, which precision comes to on this machine",
+            "go on where it was begun, or begin again in another --out",
         )
     for name, network in networks.items():
         network.load_state_dict(_part(tensors, name))

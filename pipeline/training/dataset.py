@@ -123,9 +123,16 @@ def _channels_last(pixels: Array) -> Array:
 
 
 class CropDataset(Dataset[dict[str, Any]]):
-    """Augmented crops: sample `index` of `epoch` is the same whoever asks, whenever."""
+    """Augmented crops: sample `index` of `epoch` is the same whoever asks, whenever.
+
+    Raises TrainingError where the crop does not suit the network's stride.
+    """
 
     def __init__(self, examples: Sequence[Example], config: TrainConfig, sampling: CropSampling) -> None:
+        stride = examples[0].preparation.stride
+        if sampling.size % stride:
+            wanted = f"a multiple of the network's stride {stride}"
+            raise TrainingError("sampling.size", f"{sampling.size}", wanted, "change the size of the crops")
         self.examples, self.seed, self.length = examples, config.seed, sampling.per_epoch
         self.images = [_channels_last(example.pixels) for example in examples]
         self.labels = [_warpable(example.labels) for example in examples]

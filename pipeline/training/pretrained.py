@@ -9,8 +9,9 @@ import logging
 import re
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import torch
 from safetensors import SafetensorError
@@ -83,13 +84,24 @@ def _source(pretrained: str, published: Published | None) -> Source:
         path = Path(pretrained).expanduser()
         return Source(path.name, "", places=(path,), hint="check the path of pretrained")
     url, _, told = pretrained.partition("#sha256=")
-    named = _NAMED_DIGEST.search(url)
+    name = PurePosixPath(unquote(urlsplit(url).path)).name or "weights"
+    named = _NAMED_DIGEST.search(name)
     digest = told.lower() or (named[1] if named else "")
     if not re.fullmatch("[0-9a-f]{8,64}", digest):
         raise TrainingError(
             f"pretrained: {pretrained}", "no checksum", "URL#sha256=...", "add the sha256 its publisher gives"
         )
-    return Source(url.rpartition("/")[2], digest, url, hint=f"check the address {url}")
+    return Source(_kept_as(name, digest), digest, url, hint=f"check the address {url}")
+
+
+def _kept_as(name: str, digest: str) -> str:
+    """The name of a download among those of other addresses: with its digest, where it does not say it.
+
+    >>> _kept_as("net.pth", "57934424" + 56 * "0"), _kept_as("net-57934424.pth", "57934424")
+    ('net-57934424.pth', 'net-57934424.pth')
+    """
+    path = PurePosixPath(name)
+    return name if path.stem.endswith(f"-{digest[:8]}") else f"{path.stem}-{digest[:8]}{path.suffix}"
 
 
 def _places(published: Published) -> tuple[Path, ...]:

@@ -16,20 +16,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 import unet
 from pipeline.config import MaskTarget, TrainConfig, exclusive
 from pipeline.errors import TrainingError
+from pipeline.model.bundle import ModelRecord
 from pipeline.model.targets import Thresholds
+from pipeline.training.answer_shape import check_answer
 from pipeline.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from pipeline.training.dataset import CropDataset, Example, WholeDataset, build_dataset
+from pipeline.training.dataset import Example, build_dataset
 from pipeline.training.freeze import check_gradients, freeze_for_phase, rest_frozen_statistics
+from pipeline.training.loader import EpochLoader, load_for
 from pipeline.training.optimise import Stand, build_optimiser, learning_rate
 from pipeline.training.precision import choose_precision
 from pipeline.training.pretrained import start_from
 from pipeline.training.validate import score_name, validate
-from pipeline.training.volumes import PatchDataset
 from pipeline.types import Event, Watch, unwatched
 from unet.losses import Loss, build_loss
 
@@ -58,6 +59,7 @@ class Training:
     best: dict[str, Tensor]
     budget: float | None = None
     origin: str = ""  # digest of the model whose weights it began with
+    base: ModelRecord | None = None  # the record of that model
     pretrained: dict[str, Any] = field(default_factory=dict)  # which published weights it began with
     started: float = 0.0
 
@@ -82,12 +84,14 @@ def start_training(
 ) -> Training:
     """A training at its beginning: from scratch, pretrained or from `weights` (a state); `budget` in seconds.
 
-    Raises TrainingError where pretrained weights cannot be had, or a pattern to freeze by matches nothing.
+    Raises TrainingError where the network's answer is not of its image's size, pretrained weights cannot be had, or a
+    pattern to freeze by matches nothing.
     """
     if config.deterministic and device.startswith("cuda"):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
         torch.use_deterministic_algorithms(True)
     network = initial_network(config)
+    check_answer(network, config.network)
     pretrained = start_from(network, config.pretrained, watch) if weights is None else {}
     if weights is not None:
         network.load_state_dict(weights)
@@ -106,14 +110,16 @@ def start_training(
 def resume_training(training: Training, folder: Path, identity: str) -> None:
     """Put a training back where its last checkpoint left it."""
     networks = {"network": training.network, "average": training.average}
-    training.progress, training.best = load_checkpoint(folder, networks, training.optimiser, identity)
+    training.progress, training.best = load_checkpoint(
+        folder, networks, training.optimiser, identity, training.precision
+    )
     freeze_for_phase(training.network, training.config, training.progress.phase)
 
 
 def write_checkpoint(training: Training, folder: Path, identity: str) -> None:
     """Save where the training stands."""
     states = {"network": training.network.state_dict(), "average": training.average.state_dict(), "best": training.best}
-    save_checkpoint(folder, states, training.optimiser, training.progress, identity)
+    save_checkpoint(folder, states, training.optimiser, training.progress, identity, training.precision)
 
 
 def _done(training: Training, steps: int) -> float:
@@ -175,20 +181,15 @@ def train_step(training: Training, batch: dict[str, Tensor]) -> float:
     return float(loss.item())
 
 
-def _epoch(
-    training: Training, data: CropDataset | WholeDataset | PatchDataset, reserve: float, watch: Watch
-) -> dict[str, float]:
+def _epoch(training: Training, loader: EpochLoader, reserve: float, watch: Watch) -> dict[str, float]:
     """One pass; stops early where the time budget ends. `reserve` is what validation will take, in seconds."""
     config, epoch = training.config, training.progress.epoch
-    data.start_epoch(epoch)
     torch.manual_seed(config.seed * 100_003 + epoch)
-    workers = 4 if training.device.startswith("cuda") else 0
-    loader = DataLoader(data, config.batch_size, num_workers=workers, pin_memory=workers > 0)
     steps, losses, images, start = len(loader), 0.0, 0, time.perf_counter()
     rate = 0.0
     training.network.train()
     rest_frozen_statistics(training.network)
-    for number, batch in enumerate(loader):
+    for number, batch in enumerate(loader.epoch(epoch)):
         rate = _rate(training, steps)
         for group in training.optimiser.param_groups:
             group["lr"] = rate
@@ -218,12 +219,12 @@ def run_training(
 ) -> Iterator[EpochResult]:
     """Train until the epochs, the patience or the time are used up, one result an epoch, a checkpoint after each."""
     config, progress = training.config, training.progress
-    data = build_dataset(examples, config)
+    loader = load_for(training.device, build_dataset(examples, config), config.batch_size)
     thresholds = Thresholds(minimum_area=1) if isinstance(config.target, MaskTarget) else Thresholds()
     training.started, reserve = time.perf_counter(), 0.0
     while not _out_of_time(training, reserve) and (not phase_over(training) or _next_phase(training)):
         start = time.perf_counter()
-        metrics = _epoch(training, data, reserve, watch)
+        metrics = _epoch(training, loader, reserve, watch)
         network = training.average if config.ema else training.network
         metrics |= validate(network, validation, config, thresholds, training.loss, training.device)
         reserve = time.perf_counter() - start - metrics["train_seconds"]

@@ -112,21 +112,21 @@ _GRID: dict[str, tuple[float, ...]] = {
 }
 
 
+def score_at(found: Sequence[Answer], target: Target, thresholds: Thresholds) -> float:
+    """The mean Data Science Bowl score of `found` at these thresholds."""
+    return float(np.mean([match(a.truth, decode(a.probabilities, target, thresholds)).dsb_score for a in found]))
+
+
 def tune_thresholds(found: Sequence[Answer], target: Target, watch: Watch = unwatched) -> tuple[Thresholds, float]:
     """Thresholds with the best Data Science Bowl score on `found`: coordinate ascent from the defaults, two rounds."""
-
-    def score(thresholds: Thresholds) -> float:
-        scores = [match(a.truth, decode(a.probabilities, target, thresholds)).dsb_score for a in found]
-        return float(np.mean(scores))
-
     best = Thresholds()
-    value = score(best)
+    value = score_at(found, target, best)
     names = [name for name in _GRID if not isinstance(target, MaskTarget) or name in ("foreground", "minimum_area")]
     for step, name in enumerate(names * 2):
         for choice in _GRID[name]:
             changed: dict[str, Any] = {name: choice}
             candidate = replace(best, **changed)
-            if candidate != best and (reached := score(candidate)) > value + 1e-4:
+            if candidate != best and (reached := score_at(found, target, candidate)) > value + 1e-4:
                 best, value = candidate, reached
         watch(Event("tune", step + 1, 2 * len(names), {"map": value}))
     return best, value

@@ -20,7 +20,8 @@ from monai.transforms.spatial.dictionary import RandAffined, RandFlipd
 from monai.transforms.transform import MapTransform
 from monai.utils.type_conversion import convert_to_numpy
 
-from pipeline.config import NoAugmentation, PatchSampling, Target, VolumeAugmentation
+from pipeline.config import ClassesTarget, NoAugmentation, PatchSampling, Target, VolumeAugmentation
+from pipeline.data.classes import IGNORED
 from pipeline.model.targets import encode
 
 _BOTH = ("image", "label")
@@ -39,18 +40,31 @@ class EncodeVolumed(MapTransform):
         return {"image": image, "target": encode(np.rint(label).astype(np.uint32), self.target)}
 
 
+class CountForegroundd(MapTransform):
+    """`counted`: the label without what is ignored, which of class numbers 255 is; so no box is centred on that."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(("label",))
+        self.classes = isinstance(target, ClassesTarget)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        label = data["label"]
+        return {**data, "counted": label * (label != IGNORED) if self.classes else label}
+
+
 def build_volume_augmentation(
     config: VolumeAugmentation | NoAugmentation, sampling: PatchSampling, target: Target
 ) -> Compose:
     """Box of `sampling.size`, augmented as configured, target encoded; answers with a list of one.
 
-    Gamma keeps each box' own range of values.
+    Boxes are centred on what is neither background nor ignored. Gamma keeps each box' own range of values.
     """
     crop: list[Any] = [
         SpatialPadd(_BOTH, sampling.size, mode="symmetric"),
+        CountForegroundd(target),
         RandCropByPosNegLabeld(
             _BOTH,
-            label_key="label",
+            label_key="counted",
             spatial_size=sampling.size,
             pos=sampling.foreground,
             neg=1 - sampling.foreground,

@@ -132,6 +132,28 @@ def test_an_error_becomes_an_exit_code_and_one_message(monkeypatch, capsys, erro
         assert "Permission denied: /root/x" in said
 
 
+@pytest.mark.parametrize(
+    ("words", "how"),
+    [
+        (["train", "nuclei", "--data", "masks", "--out", "x"], "the same command with --resume goes on"),
+        (["--debug", "train", "nuclei", "--data", "masks", "--out", "x", "--resume"], "the same command goes on"),
+        (["verify", "."], "the same command goes on"),
+    ],
+)
+def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys, words, how):
+    """A training that was begun is refused without --resume, so Ctrl-C (while tuning, say) does not advise that."""
+
+    @click.command(context_settings={"ignore_unknown_options": True})
+    @click.argument("rest", nargs=-1)
+    def interrupted(rest):
+        raise KeyboardInterrupt
+
+    for name in ("train", "verify"):
+        monkeypatch.setitem(cli.commands, name, interrupted)
+    assert run(words) == 130
+    assert how in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("error", [ImageError("a.png", "b", "c", "d"), PermissionError(13, "Permission denied", "/x")])
 def test_debug_shows_the_traceback(monkeypatch, capsys, error):
     """With --debug the traceback comes too."""

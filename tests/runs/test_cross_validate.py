@@ -1,6 +1,8 @@
 """Folds: every image is scored by the model that never saw it, and the models answer as one."""
 
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from pipeline.data.simulate import simulate_dataset
 from pipeline.errors import TrainingError
 from pipeline.inference.segment import Segmenter
 from pipeline.model.bundle import load_model
-from pipeline.runs.cross_validate import cross_validate, join_models
+from pipeline.runs.cross_validate import CrossValidated, FoldsStopped, cross_validate, join_models
 from pipeline.runs.evaluate_model import score_folder
 from pipeline.types import Event
 
@@ -99,3 +101,37 @@ def test_other_networks_do_not_join(crossed, tmp_path: Path) -> None:
     single, joined = load_model(result.out / "fold-0/model"), load_model(result.model)
     with pytest.raises(TrainingError, match="networks that differ"):
         join_models([single, joined], tmp_path / "x", "x", "")
+
+
+def test_ctrl_c_stops_all_folds_and_resume_goes_on(data: Path, tmp_path: Path) -> None:
+    """Ctrl-C in the first fold's second epoch: no other fold begins, what is done is said, --resume makes the rest."""
+    config, events = CONFIG.model_copy(update={"epochs": 2, "tune_thresholds": False}), []
+
+    def watch(event: Event) -> None:
+        events.append(event.stage)
+        if event.stage == "fold 1 of 2: train" and event.fields["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    stopped = cross_validate(config, data, tmp_path, 2, track=False, device="cpu", watch=watch)
+    assert isinstance(stopped, FoldsStopped) and stopped.done == 0 and stopped.model == tmp_path / "fold-0" / "model"
+    assert not any(stage.startswith(("fold 2", "evaluate")) for stage in events)
+    assert not (tmp_path / "fold-1").exists() and not (tmp_path / "model").exists()
+    assert "in fold 1 of 2" in stopped.lines()[0] and "--resume" in stopped.lines()[-1]
+    whole = cross_validate(config, data, tmp_path, 2, resume=True, track=False, device="cpu")
+    assert isinstance(whole, CrossValidated) and load_model(tmp_path / "fold-0/model").record.provenance["epochs"] == 2
+
+
+def test_an_ensemble_has_the_medians_of_its_members(crossed, tmp_path: Path) -> None:
+    """Thresholds, diameter and the cut under which images are doubtful; a member that has no cut does not count."""
+    model = load_model(crossed[0].out / "fold-0/model")
+
+    def member(cut: float | None, diameter: float, foreground: float):
+        thresholds = model.record.thresholds.model_copy(update={"foreground": foreground})
+        changes = {"confidence": cut, "diameter": diameter, "thresholds": thresholds}
+        return replace(model, network=copy.deepcopy(model.network), record=model.record.model_copy(update=changes))
+
+    join_models([member(0.9, 10, 0.3), member(0.2, 30, 0.7), member(0.3, 20, 0.4)], tmp_path / "three", "x", "")
+    record = load_model(tmp_path / "three").record
+    assert (record.confidence, record.diameter, record.thresholds.foreground) == (0.3, 20, 0.4)
+    join_models([member(None, 10, 0.3), member(0.2, 30, 0.7)], tmp_path / "two", "x", "")
+    assert load_model(tmp_path / "two").record.confidence == 0.2

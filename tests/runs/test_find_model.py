@@ -13,7 +13,7 @@ def registry(tmp_path):
     """A registry that answers with what it was asked for."""
     return SimpleNamespace(
         resolve=lambda name, which: tmp_path / name / which,
-        models=lambda: [{"name": "nuclei"}, {"name": "my-model.v2"}],
+        models=lambda: [{"name": "nuclei", "aliases": ["champion"]}, {"name": "my-model.v2", "aliases": []}],
     )
 
 
@@ -57,3 +57,25 @@ def test_a_shipped_name_means_the_shipped_model_until_one_is_registered(tmp_path
     assert (find_any_model("nuclei", empty) / "model.json").is_file()
     assert find_any_model("nuclei@gpu", empty) == tmp_path / "nuclei" / "gpu"
     assert find_any_model("other", empty) == tmp_path / "other" / "champion"
+
+
+def test_a_version_without_champion_does_not_hide_the_shipped_model(tmp_path, monkeypatch):
+    """One's own training registers nuclei/1 with no alias: `nuclei` stays the shipped one until that is promoted."""
+    monkeypatch.chdir(tmp_path)
+    versions = [{"name": "nuclei", "version": "1", "aliases": []}, {"name": "other", "aliases": ["champion"]}]
+    registry = SimpleNamespace(resolve=lambda name, which: tmp_path / name / which, models=lambda: versions)
+    assert (find_any_model("nuclei", registry) / "model.json").is_file()
+    assert find_any_model("nuclei/1", registry) == tmp_path / "nuclei" / "1"
+    versions[0]["aliases"].append("champion")
+    assert find_any_model("nuclei", registry) == tmp_path / "nuclei" / "champion"
+
+
+def test_a_training_s_folder_is_its_model(tmp_path, monkeypatch, registry):
+    """`--from runs/first` takes runs/first/model; a record in the folder itself goes before it."""
+    monkeypatch.chdir(tmp_path)
+    model = tmp_path / "runs" / "first" / "model"
+    model.mkdir(parents=True)
+    (model / "model.json").write_text("{}")
+    assert find_any_model("runs/first", registry) == model
+    (model.parent / "model.json").write_text("{}")
+    assert find_any_model("runs/first", registry) == model.parent

@@ -2,17 +2,28 @@
 
 import csv
 import json
+import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from pipeline.config import CropSampling, EarlyStopping, LastFraction, NucleiUNet, RandomFraction, TrainConfig
+from pipeline.config import (
+    CropSampling,
+    EarlyStopping,
+    LastFraction,
+    NucleiUNet,
+    RandomFraction,
+    ThreeClassTarget,
+    TrainConfig,
+)
 from pipeline.data.manifest import load_data
 from pipeline.data.simulate import simulate_dataset
 from pipeline.errors import TrainingError
-from pipeline.model.bundle import load_model
+from pipeline.model.bundle import ModelRecord, ThresholdRecord, load_model, save_model
 from pipeline.runs import train_model as job
-from pipeline.types import Event
+from pipeline.runs.keep_model import FEW, kept_from
+from pipeline.types import Event, unwatched
 
 CONFIG = TrainConfig(
     name="tiny",
@@ -78,6 +89,47 @@ def test_from_another_model_starts_with_its_weights(data: Path, tmp_path: Path) 
         job.train_model(other, data, tmp_path / "c", track=False, device="cpu", start=str(first.model))
 
 
+def test_few_validation_images_choose_no_thresholds(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taught from another model with one image to validate on: its thresholds and cut stay, and the output says so."""
+    monkeypatch.setattr(job, "log", logging.getLogger("told"))  # a server's set-up may have silenced ours
+    short = CONFIG.model_copy(update={"epochs": 1})
+    training, _ = job._begin(short, load_data(data), None, False, None, "cpu", tmp_path / "none", unwatched)
+    chosen = ThresholdRecord(foreground=0.37, seed=0.44, border=0.8, minimum_area=7, minimum_seed=2)
+    record = ModelRecord(
+        name="first",
+        network=short.network,
+        prepare=short.prepare,
+        target=short.target,
+        thresholds=chosen,
+        outputs=("foreground", "border", "distance"),
+        stride=4,
+        halo=32,
+        confidence=0.123,
+    )
+    save_model(tmp_path / "first" / "model", training.network, record)
+    start = str(tmp_path / "first")  # the training's folder will do
+    with caplog.at_level(logging.WARNING, "told"):
+        trained = job.train_model(short, data, tmp_path / "mine", track=False, device="cpu", start=start)
+    assert len(load_data(data).split("val")) < FEW
+    made = load_model(trained.model).record
+    assert made.thresholds == chosen and made.confidence == 0.123
+    assert any("those of first" in line for line in trained.lines())
+    assert made.provenance["val_map"] == round(trained.numbers["val_map_tuned"], 6)
+    assert "kept for testing" in caplog.text and "--fractions 0.7 0.3 0" in caplog.text
+
+
+@pytest.mark.parametrize(("images", "same", "kept"), [(FEW - 1, True, True), (FEW, True, False), (1, False, False)])
+def test_thresholds_are_kept_only_where_they_mean_the_same(images: int, same: bool, kept: bool) -> None:
+    """Enough images choose their own; so do those of another target, and a training from scratch."""
+    base = SimpleNamespace(target=CONFIG.target if same else ThreeClassTarget())
+    training = SimpleNamespace(base=base, config=CONFIG)
+    assert kept_from(training, [None] * images) is (base if kept else None)  # type: ignore[arg-type,list-item]
+    training.base = None
+    assert kept_from(training, [None] * images) is None  # type: ignore[arg-type,list-item]
+
+
 def test_ctrl_c_keeps_the_best_so_far(data: Path, tmp_path: Path) -> None:
     """After the first epoch Ctrl-C gives a model; before, an error that says why there is none."""
 
@@ -90,7 +142,7 @@ def test_ctrl_c_keeps_the_best_so_far(data: Path, tmp_path: Path) -> None:
 
     trained = job.train_model(CONFIG, data, tmp_path / "a", track=False, device="cpu", watch=stop_in(2))
     assert trained.ended == "stopped by the user" and len(trained.history) == 1
-    with pytest.raises(TrainingError, match="no finished epoch"):
+    with pytest.raises(TrainingError, match=r"no finished epoch.*begin again"):
         job.train_model(CONFIG, data, tmp_path / "b", track=False, device="cpu", watch=stop_in(1))
 
 

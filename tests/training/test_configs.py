@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import unet
-from pipeline.config import ClassesTarget, TrainConfig, build_config, read_tree
-from pipeline.errors import ConfigError
+from pipeline.config import ClassesTarget, CropSampling, TrainConfig, build_config, read_tree
+from pipeline.errors import ConfigError, TrainingError
 from pipeline.training.dataset import Example, build_dataset
 from pipeline.training.train import start_training, train_step
 from pipeline.training.volumes import prepared
@@ -79,3 +79,46 @@ def test_crops_are_not_of_a_fixed_size() -> None:
     with pytest.raises(ConfigError, match="fixed takes sampling: whole"):
         build_config(TrainConfig, tree, "here")
     assert build_config(TrainConfig, tree | {"sampling": {"kind": "whole"}}, "here").prepare.size.kind == "fixed"
+
+
+CLASSES = {"kind": "classes", "names": ["none", "low", "high"]}
+WHOLE = {"sampling": {"kind": "whole"}, "prepare": {"size": {"kind": "fixed"}}, "target": {"kind": "mask"}}
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({**WHOLE, "network": {"out_channels": 1}, "augmentation": {"kind": "nuclei"}}, "nuclei is for sampling crops"),
+        ({"target": CLASSES, "augmentation": {"kind": "nuclei", "touch": 0.5}}, "augmentation.touch"),
+        ({"network": {"kind": "guide_unet", "filters": [4, 8]}}, "dropout: 5 values for 2 filters"),
+        ({"network": {"kind": "guide_unet", "filters": [], "dropout": []}}, "guide_unet.filters.*at least 1"),
+        ({"network": {"kind": "nuclei_unet", "filters": []}}, "nuclei_unet.filters.*at least 2"),
+        ({"network": {"kind": "residual_unet", "filters": [8]}}, "residual_unet.filters.*at least 2"),
+        ({"target": CLASSES, "loss": {"kind": "cross_entropy", "classes": [1, 2]}}, "loss.classes: 2 weights.*takes 3"),
+        ({"loss": {"kind": "dice_bce", "channels": [1, 2, 3, 4]}}, "loss.channels: 4 weights.*takes 3"),
+        ({"network": {"kind": "two_convolutions", "head": False}, "target": {"kind": "mask"}}, "network.head: false"),
+        ({"network": {"kind": "nuclei_unet", "filters": [4, 8], "pooling": [[1, 2]]}}, "alike along both axes"),
+    ],
+)
+def test_what_cannot_be_trained_is_named_before_it_begins(tree: dict[str, Any], message: str) -> None:
+    """Settings that ended in a traceback, or were left out without a word, are wrong fields of the config."""
+    if "kind" not in tree.get("network", {"kind": ""}):
+        tree = tree | {"network": {"kind": "nuclei_unet", **tree["network"]}}
+    with pytest.raises(ConfigError, match=message):
+        build_config(TrainConfig, tree, "here")
+
+
+def test_whole_images_have_no_augmentation_unless_it_is_given() -> None:
+    """The default is one of crops; without it the config says what is done, and reads as itself again."""
+    tree = WHOLE | {"network": {"kind": "guide_unet"}}
+    config = build_config(TrainConfig, tree, "here")
+    assert config.augmentation.kind == "none" and TrainConfig.model_validate(config.model_dump()) == config
+    assert TrainConfig().augmentation.kind == "nuclei"
+    assert build_config(TrainConfig, tree | {"augmentation": {"kind": "scene"}}, "x").augmentation.kind == "scene"
+
+
+def test_crops_that_the_stride_does_not_divide_are_refused() -> None:
+    """60 px do not halve four times."""
+    config = TrainConfig(sampling=CropSampling(size=60))
+    with pytest.raises(TrainingError, match=r"sampling.size: got 60, wanted a multiple of the network's stride 16"):
+        build_dataset([made(config, 16)], config)

@@ -10,7 +10,9 @@ import torch
 import unet
 from pipeline.config import ClassesTarget, MaskTarget, PrepareConfig, SingleNetwork, TrainConfig, load_config
 from pipeline.data.classes import class_map
+from pipeline.errors import TrainingError
 from pipeline.model.targets import Thresholds, activate, decode
+from pipeline.training.answer_shape import check_answer
 from pipeline.training.encode import encode
 from pipeline.training.train import start_training, train_step
 
@@ -42,6 +44,22 @@ def test_a_step_trains_all_of_it(kind: str) -> None:
     without = [name for name, p in training.network.named_parameters() if p.requires_grad and p.grad is None]
     assert not without
     assert training.progress.step == 1
+
+
+@pytest.mark.parametrize("filters", [(4, 4), (4, 4, 4, 4, 4, 4)])
+def test_an_answer_of_another_size_is_refused(filters: tuple[int, ...]) -> None:
+    """Unpadded convolutions answer for the middle alone (of 256 px with six levels for nothing): said at once."""
+    network = KINDS["original_unet"](out_channels=1, filters=filters, borders="valid")
+    config = TrainConfig(network=network, target=MaskTarget(), prepare=PrepareConfig(channels=1))
+    with pytest.raises(TrainingError, match="image of 256 x 256"):
+        start_training(config, "cpu")
+
+
+def test_an_answer_with_other_channels_is_refused() -> None:
+    """Whatever the config says, the network has the last word."""
+    network = unet.build("two_convolutions", in_channels=3, out_channels=1, filters=8, head=False)
+    with pytest.raises(TrainingError, match=r"got 8 x 256 x 256 .*, wanted 1 x 256 x 256"):
+        check_answer(network, KINDS["two_convolutions"]())
 
 
 CONFIG = Path(__file__).parents[2] / "configs" / "original-unet.yaml"

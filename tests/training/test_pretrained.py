@@ -207,12 +207,31 @@ def test_downloads_are_checked_shown_and_kept(
     assert start_from(network, f"{url}/net.pth#sha256={sha256}", seen.append)["sha256"] == sha256
     assert seen and seen[-1].stage == "download" and seen[-1].done == seen[-1].total > 0
     named = f"net-{sha256[:8]}.pth"
-    (folder / "net.pth").rename(folder / named)
-    start_from(network, f"{url}/{named}")
-    (folder / named).unlink()
+    (folder / "net.pth").unlink()
     for address in (f"{url}/net.pth#sha256={sha256}", f"{url}/{named}"):
         assert start_from(network, address)["sha256"] == sha256
-    assert {path.name for path in (tmp_path / "home" / "weights").iterdir()} == {"net.pth", named}
+    assert {path.name for path in (tmp_path / "home" / "weights").iterdir()} == {named}
+
+
+def test_downloads_of_one_name_are_kept_apart(
+    server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two addresses end in the same name, with a query behind it: each keeps its file, read as what it is."""
+    url, folder = server
+    monkeypatch.setenv("MASKLINE_HOME", str(tmp_path / "home"))
+    kept = set()
+    for number, place in enumerate(("a", "b")):
+        network = unet.build("nuclei_unet", in_channels=1, out_channels=1, filters=(2, 4))
+        with torch.no_grad():
+            network.head.bias.fill_(number)
+        (folder / place).mkdir()
+        save_file(network.state_dict(), folder / place / "w.safetensors")
+        sha256 = hashlib.sha256((folder / place / "w.safetensors").read_bytes()).hexdigest()
+        other = unet.build("nuclei_unet", in_channels=1, out_channels=1, filters=(2, 4))
+        start_from(other, f"{url}/{place}/w.safetensors?download=1&to=x/y#sha256={sha256}")
+        assert other.head.bias.item() == number
+        kept.add(f"w-{sha256[:8]}.safetensors")
+    assert {path.name for path in (tmp_path / "home" / "weights").iterdir()} == kept
 
 
 def test_downloads_that_fail_say_what_to_do(
@@ -226,7 +245,7 @@ def test_downloads_that_fail_say_what_to_do(
     torch.save(network.state_dict(), folder / "net-00000000.pth")
     with pytest.raises(TrainingError, match="no checksum"):
         start_from(network, f"{url}/net.pth")
-    with pytest.raises(TrainingError, match=r"put it at .*home/weights/net\.pth"):
+    with pytest.raises(TrainingError, match=r"put it at .*home/weights/net-0{8}\.pth"):
         start_from(network, f"{url}/net.pth#sha256={'0' * 64}")
     with pytest.raises(TrainingError, match=r"wanted 00000000\.\.\.; remove the file"):
         start_from(network, f"{url}/net-00000000.pth")

@@ -1,5 +1,6 @@
 """The training loop: repeatable, resumable bit for bit, stopped cleanly, learning something."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -85,8 +86,33 @@ def test_resume_refuses_another_config_and_damage(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(TrainingError, match="no usable checkpoint"):
         resume_training(start_training(CONFIG, "cpu"), tmp_path, "id")
-    with pytest.raises(TrainingError, match="no usable checkpoint"):
+    with pytest.raises(TrainingError, match=r"no usable checkpoint.*leave --resume out"):
         resume_training(start_training(CONFIG, "cpu"), tmp_path / "none", "id")
+
+
+def test_resume_refuses_other_bytes(tmp_path: Path) -> None:
+    """A checkpoint whose weights still load, but are not those that were written, is damaged."""
+    train(tmp_path, epochs=1)
+    weights = next(tmp_path.glob("*.safetensors"))
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(TrainingError, match=r"a damaged checkpoint.*another --out"):
+        resume_training(start_training(CONFIG, "cpu"), tmp_path, "id")
+
+
+def test_resume_refuses_another_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`precision: auto` that came to bfloat16 does not go on in float32; a checkpoint that does not say goes on."""
+    monkeypatch.setattr("pipeline.training.precision._processor_has_bfloat16", lambda: True)
+    train(tmp_path, epochs=1)
+    monkeypatch.setattr("pipeline.training.precision._processor_has_bfloat16", lambda: False)
+    with pytest.raises(TrainingError, match="a training in bfloat16, wanted float32"):
+        resume_training(start_training(CONFIG, "cpu"), tmp_path, "id")
+    path = tmp_path / "checkpoint.json"
+    old = {key: value for key, value in json.loads(path.read_text()).items() if key != "precision"}
+    path.write_text(json.dumps(old))
+    training = start_training(CONFIG, "cpu")
+    resume_training(training, tmp_path, "id")
+    assert training.progress.epoch == 1
 
 
 def test_patience_stops_and_best_is_kept(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Volumes and class maps are learned from: samples repeat, ignored voxels do not count, the loss falls."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -96,6 +98,28 @@ def test_samples_of_volumes_repeat_and_hold_foreground():
         assert again["target"].any()
     one.start_epoch(1)
     assert not torch.equal(one[0]["image"], first[0]["image"])
+
+
+def test_boxes_are_not_centred_on_what_is_ignored():
+    """One voxel of a class in a corner, a large ignored block far off: with foreground 1 each box holds the voxel."""
+    made = example(0, (24, 24, 24))
+    labels = np.zeros_like(made.labels)
+    labels[2, 2, 2], labels[12:, 12:, 12:] = 1, 255
+    made = replace(made, labels=labels)
+    sampling = VOLUMES["sampling"] | {"foreground": 1.0, "per_epoch": 16}
+    data = build_dataset([made], config(sampling=sampling, augmentation={"kind": "none"}))
+    assert all((data[index]["target"] == 1).any() for index in range(16))
+
+
+def test_an_object_may_be_the_255th():
+    """Where numbers are objects, none of them is ignored."""
+    made = example(0, (24, 24, 24), target="objects")
+    labels = np.zeros_like(made.labels)
+    labels[2:4, 2:4, 2:4] = 255
+    sampling = VOLUMES["sampling"] | {"foreground": 1.0}
+    told = config(sampling=sampling, target={"kind": "separated"}, augmentation={"kind": "none"})
+    data = build_dataset([replace(made, labels=labels)], told)
+    assert all(data[index]["target"][0].any() for index in range(4))
 
 
 def test_every_volume_is_drawn_once_a_round():
