@@ -111,6 +111,50 @@ def test_two_devices_share_the_tiles_and_keep_their_order() -> None:
     assert list(engine.map(iter([]), HOW)) == []
 
 
+class Counts:
+    """Answers each tile with itself, and says how many pixels it was given."""
+
+    name, outputs, core, halo, stride = "counts", 1, 64, 0, 1
+
+    def __init__(self) -> None:
+        self.pixels, self.tiles = 0, 0
+
+    def map(self, tiles: Iterator[np.ndarray], preparation: object) -> Iterator[np.ndarray]:
+        for tile in tiles:
+            self.tiles, self.pixels = self.tiles + 1, self.pixels + tile.size
+            yield tile
+
+
+def numbered(*numbers: int, side: int = 1) -> Iterator[np.ndarray]:
+    return (np.full((1, side, side), number) for number in numbers)
+
+
+def test_images_of_one_tile_are_shared_too() -> None:
+    """Twenty calls of one tile: ten each; calls of three tiles, and of a small and a large one, end level as well."""
+    devices = [Counts(), Counts()]
+    engine = SharedEngine(devices)
+    assert [int(answer.flat[0]) for n in range(20) for answer in engine.map(numbered(n), HOW)] == list(range(20))
+    assert [device.tiles for device in devices] == [10, 10]
+    for _ in range(10):
+        assert [int(answer.flat[0]) for answer in engine.map(numbered(1, 2, 3), HOW)] == [1, 2, 3]
+    assert [device.tiles for device in devices] == [25, 25]
+    for _ in range(10):  # as an image that is looked at before it is predicted
+        assert len(list(engine.map(numbered(1), HOW)) + list(engine.map(numbered(2, side=4), HOW))) == 2
+    assert abs(devices[0].pixels - devices[1].pixels) <= 16
+
+
+def test_images_of_two_threads_are_shared() -> None:
+    """Two images that are in the works together begin on different devices, however often they come."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    devices = [Counts(), Counts(), Counts()]
+    engine = SharedEngine(devices)
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(lambda n: [int(a.flat[0]) for a in engine.map(numbered(n), HOW)], range(60)))
+    assert answers == [[n] for n in range(60)]
+    assert [device.tiles for device in devices] == [20, 20, 20]
+
+
 class Slow:
     """Says how many tiles were taken, and fails at one of them."""
 
