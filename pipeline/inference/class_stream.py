@@ -127,7 +127,7 @@ class ClassMapping:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Stage -> seconds its threads were at it; stages run side by side."""
+        """Stage -> seconds it took, over the threads it had; stages run side by side."""
         return self.stream.seconds
 
     @property
@@ -140,4 +140,5 @@ class ClassMapping:
             "span": float(np.mean([1 / s if s else 0.0 for s in preparation.scale])),
             "windows": "exact" if engine.halo is not None else "blended",
             "engine": engine.name,
+            "skipped": self.stream.skipped_megapixels,
         }

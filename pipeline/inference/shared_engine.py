@@ -10,6 +10,7 @@ from queue import Empty, Full, Queue
 from threading import Event, Lock
 from typing import Generic, Protocol, TypeVar
 
+from pipeline.inference.busy import busy_seconds
 from pipeline.model.prepare import Preparation
 from pipeline.types import Array, Pixels
 
@@ -81,6 +82,11 @@ class SharedEngine:
     def core(self) -> int:
         """That of the device which takes least."""
         return min(engine.core for engine in self._engines)
+
+    @property
+    def busy(self) -> float:
+        """See `pipeline.inference.busy.Timed`: the mean of the devices'."""
+        return sum(busy_seconds(engine) or 0.0 for engine in self._engines) / len(self._engines)
 
     def map(self, tiles: Iterable[Array], preparation: Preparation) -> Iterator[Pixels]:
         """Probabilities of each tile, in order; `HELD` tiles and answers wait at each. Raises what one raised."""
