@@ -6,7 +6,8 @@ The large image is put together of real fields where `$MASKLINE_DATA` has them (
 deflate TIFF; the small ones are 256 x 256 parts of the same. Each is one run of the command, in a process of its own,
 with the model that ships; stages are what the run itself logged. Stages of the large image run side by side, each told
 by the clock over the threads it has, `predict` as the engine's own work without waiting for tiles: the last line is the
-wall time of the image over its slowest stage. Of small images two are in the works at a time; stages are their sums.
+wall time of the run, start and report included, over its slowest stage. Of
+small images two are in the works at a time; stages are their sums.
 """
 
 import argparse

@@ -140,5 +140,4 @@ class ClassMapping:
             "span": float(np.mean([1 / s if s else 0.0 for s in preparation.scale])),
             "windows": "exact" if engine.halo is not None else "blended",
             "engine": engine.name,
-            "skipped": self.stream.skipped_megapixels,
         }
