@@ -220,6 +220,7 @@ class Stream:
                         return
                     with self.timed("keep"):
                         store.put(band, planes, skipped_pixels(self.engine) - before)
+                    del planes  # not held beside those of the next band
                 self.skipped.append(store.skipped(band))
                 yield store.rows(band)[1]
 
