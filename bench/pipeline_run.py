@@ -4,8 +4,10 @@
 
 The large image is put together of real fields where `$MASKLINE_DATA` has them (simulated ones elsewhere), as tiled
 deflate TIFF; the small ones are 256 x 256 parts of the same. Each is one run of the command, in a process of its own,
-with the model that ships; stages are what the run itself logged. Stages of the large image run side by side: the last
-line is its wall time over its slowest stage.
+with the model that ships; stages are what the run itself logged. Stages of the large image run side by side, each told
+by the clock over the threads it has, `predict` as the engine's own work without waiting for tiles: the last line is the
+wall time of the run, start and report included, over its slowest stage. Of
+small images two are in the works at a time; stages are their sums.
 """
 
 import argparse
@@ -38,7 +40,7 @@ def real_fields(most: int = 64) -> list[np.ndarray]:
             pixels = source.read(Window((0, 0), (FIELD, FIELD))).pixels
             fields.append(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)))
     if not fields:
-        made = (simulate_image(np.random.default_rng(seed), (FIELD, FIELD), "fluorescence") for seed in range(16))
+        made = (simulate_image(np.random.default_rng(seed), "fluorescence", (FIELD, FIELD)) for seed in range(16))
         fields = [np.repeat(image[..., None] if image.ndim == 2 else image, 3, axis=-1)[..., :3] for image, _ in made]
     return fields[:most]
 

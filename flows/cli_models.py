@@ -1,4 +1,4 @@
-"""`maskline models`: list, show, describe, promote, quantise and export."""
+"""`maskline models`: list, show, describe, promote, quantise, skip and export."""
 
 import json
 import os
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 REGISTRY = "maskline"  # the experiment that the registry's own runs belong to
 
 
-@click.group(short_help="List, show, describe, promote, quantise and export models.")
+@click.group(short_help="List, show, describe, promote, quantise, copy and export models.")
 def models() -> None:
     """The models: those that ship, and those that were trained here.
 
@@ -189,6 +189,28 @@ def quantise(model: str, data: Path) -> None:
     with LiveProgress() as watch:
         lines = quantise_model(model, data, watch)
     for line in lines:
+        click.echo(line)
+
+
+@models.command(
+    epilog="\b\nExample:\n  maskline models skip nuclei --low -0.1 --high 0.1 --tolerance 0.05 --out nuclei-skips"
+)
+@click.argument("model")
+@click.option("--out", type=NEW, required=True, help="Where the copy goes; must not exist yet.")
+@click.option("--low", type=float, default=-0.5, show_default=True, help="Least value; 0 is an image's dark.")
+@click.option("--high", type=float, default=1.5, show_default=True, help="Largest value; 1 is an image's bright.")
+@click.option("--tolerance", type=float, default=0.02, show_default=True, help="How far values of a tile may differ.")
+def skip(model: str, out: Path, low: float, high: float, tolerance: float) -> None:
+    """Make a copy of MODEL that does not predict flat background, if it can be trusted to.
+
+    It is given the wildest tiles that the rule calls flat, and refused where it answers any of them with a probability
+    within 0.1 of its threshold.
+    """
+    from flows.addresses import use_running_servers
+    from pipeline.runs.skip_background import skip_background
+
+    use_running_servers()
+    for line in skip_background(model, out, low, high, tolerance):
         click.echo(line)
 
 

@@ -1,7 +1,7 @@
 """What one thread makes, another takes: a few things ahead."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -9,7 +9,7 @@ Thing = TypeVar("Thing")
 _END = object()
 
 
-def ahead(things: Iterable[Thing], most: int) -> Iterator[Thing]:
+def ahead(things: Iterable[Thing], most: int) -> Generator[Thing, None, None]:
     """The same things in the same order, made on a thread of their own, at most `most` of them waiting.
 
     Raises what `things` raised.

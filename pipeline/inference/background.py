@@ -5,13 +5,13 @@ The rule is about what a tile shows, halo included: its normalised values, of al
 tile is that its foreground stays below the threshold everywhere; it is measured once (`foreground_of_flat`).
 """
 
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.inference.busy import busy_seconds
 from pipeline.inference.forward import identity
 from pipeline.model.bundle import FlatBackground
 from pipeline.model.prepare import Preparation
@@ -31,10 +31,13 @@ def is_background(tile: Array, preparation: Preparation, rule: FlatBackground) -
 
 
 class SkippingEngine:
-    """An engine that answers 0 for background, at once."""
+    """An engine that answers 0 for background, at once.
+
+    `skipped` are the pixels of tiles that were answered so, halo included; an image counts `apart` from all others.
+    """
 
     def __init__(self, engine: "Engine", rule: FlatBackground) -> None:
-        self._engine, self._rule, self._counts = engine, rule, threading.local()
+        self._engine, self._rule, self.skipped = engine, rule, 0
         self.name, self.outputs, self.halo, self.stride = engine.name, engine.outputs, engine.halo, engine.stride
 
     @property
@@ -43,9 +46,13 @@ class SkippingEngine:
         return self._engine.core
 
     @property
-    def skipped(self) -> int:
-        """Pixels of skipped tiles, halo included, among those this thread gave: others have images of their own."""
-        return getattr(self._counts, "pixels", 0)
+    def busy(self) -> float:
+        """The other engine's."""
+        return busy_seconds(self._engine) or 0.0
+
+    def apart(self) -> "SkippingEngine":
+        """The same with a count of its own, for whoever takes all answers on one thread at a time."""
+        return SkippingEngine(self._engine, self._rule)
 
     def map(self, tiles: Iterable[Array], preparation: Preparation) -> Iterator[Pixels]:
         """As the other engine's, in order; of tiles that are skipped only the shape is held."""
@@ -54,7 +61,6 @@ class SkippingEngine:
         def predicted() -> Iterator[Array]:
             for tile in tiles:
                 if is_background(tile, preparation, self._rule):
-                    self._counts.pixels = self.skipped + int(np.prod(tile.shape[1:]))
                     order.append(tile.shape[1:])
                 else:
                     order.append(None)
@@ -72,7 +78,18 @@ class SkippingEngine:
             if shape is None:
                 return
             order.popleft()
+            self.skipped += int(np.prod(shape))  # here, as tiles may be taken on another thread, many ahead
             yield np.zeros((self.outputs, *shape), np.float32)
+
+
+def count_apart(engine: "Engine") -> "Engine":
+    """The engine for one image, whose skipped pixels are counted by themselves."""
+    return engine.apart() if isinstance(engine, SkippingEngine) else engine
+
+
+def skipped_pixels(engine: "Engine") -> int:
+    """Pixels of tiles that were answered as background, halo included; 0 of an engine that skips none."""
+    return engine.skipped if isinstance(engine, SkippingEngine) else 0
 
 
 def foreground_of_flat(engine: "Engine", channels: int, rule: FlatBackground, side: int, steps: int = 9) -> float:

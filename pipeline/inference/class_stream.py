@@ -127,7 +127,7 @@ class ClassMapping:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Stage -> seconds its threads were at it; stages run side by side."""
+        """Stage -> seconds it took, over the threads it had; stages run side by side."""
         return self.stream.seconds
 
     @property

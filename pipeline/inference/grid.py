@@ -40,6 +40,19 @@ class ModelGrid:
         y, x = window.slices
         return for_all(self.channels, self._held[:, y.start - self.top : y.stop - self.top, x])
 
+    def alone(self, window: Window) -> Array:
+        """`(C, y, x)` of a window by itself: only its part of the file is read, and rows that are held stay so."""
+        prepared, original = self.preparation.shape, self.preparation.original
+        (top, left), (bottom, right) = window.start, (min(a, b) for a, b in zip(window.stop, prepared, strict=True))
+        if prepared == original:
+            pixels = self._read(top, bottom, left, right)
+        else:
+            rows, above, below = axis_weights(original[0], prepared[0], top, bottom)
+            columns, before, behind = axis_weights(original[1], prepared[1], left, right)
+            pixels = resample(self._read(above, below, before, behind), rows, columns)
+        missing = ((0, window.stop[0] - bottom), (0, window.stop[1] - right))
+        return for_all(self.channels, np.pad(pixels, ((0, 0), *missing), mode="symmetric"))
+
     def _rows(self, first: int, last: int) -> Array:
         """Rows [first, last) of the grid without its padding below, `(C, rows, X)` with the padding at the right."""
         prepared, original = self.preparation.shape, self.preparation.original
@@ -57,6 +70,7 @@ class ModelGrid:
         columns, left, right = axis_weights(original[1], prepared[1], 0, prepared[1])
         return resample(self._read(top, bottom)[:, :, left:right], rows, columns)
 
-    def _read(self, top: int, bottom: int) -> Array:
-        image = self.source.read(Window((top, 0), (bottom, self.preparation.original[1])))
+    def _read(self, top: int, bottom: int, left: int = 0, right: int | None = None) -> Array:
+        stop = self.preparation.original[1] if right is None else right
+        image = self.source.read(Window((top, left), (bottom, stop)))
         return distinct(share_channels(image.pixels, self.channels, self.channel))

@@ -57,8 +57,15 @@ class PlaneStore:
         own = header.get("identity") == self.identity and header.get("format_version") == FORMAT_VERSION
         return own and header.get("sha256") == hashlib.sha256(data[start:]).hexdigest()
 
-    def put(self, band: int, planes: Bytes) -> None:
-        """Write the planes `(K, rows, X)` of a band. Raises OutputError."""
+    def skipped(self, band: int) -> int:
+        """Pixels of a band's tiles that were not predicted, as background; the band has been written."""
+        with self.path(band).open("rb") as file:
+            begin = file.read(len(_MAGIC) + 4)
+            header = json.loads(file.read(struct.unpack("<I", begin[-4:])[0]))
+        return int(header.get("skipped", 0))
+
+    def put(self, band: int, planes: Bytes, skipped: int = 0) -> None:
+        """Write the planes `(K, rows, X)` of a band, of whose tiles so many pixels were skipped. Raises OutputError."""
         packed = [
             imagecodecs.zstd_encode(np.ascontiguousarray(planes[:, :, left : left + CHUNK]).tobytes(), level=1)
             for left in range(0, self.shape[1], CHUNK)
@@ -69,6 +76,7 @@ class PlaneStore:
             "identity": self.identity,
             "chunks": [len(data) for data in packed],
             "sha256": hashlib.sha256(payload).hexdigest(),
+            "skipped": skipped,
         }
         text = json.dumps(header).encode()
         atomic_write(self.path(band), _MAGIC + struct.pack("<I", len(text)) + text + payload, durable=False)

@@ -5,12 +5,13 @@ what their sizes let expect wherever the grid lay: 1 is no trace, 0 is every obj
 blocks the image is segmented at once and compared with what was stitched.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.data.spans import Integers
 from pipeline.scoring.metrics import match
 from pipeline.types import Labels, Window
 
@@ -20,12 +21,27 @@ if TYPE_CHECKING:
 ENOUGH = 30.0  # expected crossings below which a ratio says nothing
 
 
+def lines_of(starts: Iterable[int], given: int, wanted: int) -> Integers:
+    """Where parts of a grid of `given` rows begin, in a file of `wanted` rows: the first row whose centre lies there.
+
+    >>> lines_of([0, 4, 8], 10, 10).tolist(), lines_of([0, 4, 8], 10, 5).tolist(), lines_of([0, 3], 10, 30).tolist()
+    ([4, 8], [2, 4], [9])
+    """
+    at = np.ceil(np.array([*starts], np.float64) * (wanted / given) - 0.5).astype(np.int64)
+    return np.unique(at[(at > 0) & (at < wanted)])
+
+
 @dataclass
 class Crossings:
-    """Objects that cross lines at multiples of `period` px of an image `(Y, X)`, and how many were to be expected."""
+    """Objects that cross `lines` (of either axis) of an image `(Y, X)`, and how many were to be expected.
 
-    period: int
+    Of a grid coarser than the file, a line is known to `slack` px: an object crosses it if it does even when it is
+    taken to end so much earlier on either side.
+    """
+
+    lines: tuple[Integers, Integers]
     shape: tuple[int, int]
+    slack: int = 0
     observed: int = 0
     expected: float = 0.0
 
@@ -35,12 +51,12 @@ class Crossings:
         An object of `h` rows that lies anywhere crosses one of `n` lines in `Y` rows with probability n (h - 1) / Y.
         """
         for axis, (low, high) in enumerate((("bbox_top_px", "bbox_bottom_px"), ("bbox_left_px", "bbox_right_px"))):
-            lines = (self.shape[axis] - 1) // self.period
-            if not lines:
-                continue
-            first, last = objects[low].to_numpy(np.int64), objects[high].to_numpy(np.int64) - 1
-            self.observed += int(np.count_nonzero(first // self.period != last // self.period))
-            self.expected += float(np.minimum((last - first) * (lines / self.shape[axis]), 1.0).sum())
+            lines = self.lines[axis]
+            first = objects[low].to_numpy(np.int64) + self.slack
+            last = np.maximum(first, objects[high].to_numpy(np.int64) - 1 - self.slack)
+            crosses = np.searchsorted(lines, first, "right") < np.searchsorted(lines, last, "right")
+            self.observed += int(np.count_nonzero(crosses))
+            self.expected += float(np.minimum((last - first) * (len(lines) / self.shape[axis]), 1.0).sum())
 
     @property
     def ratio(self) -> float:
@@ -84,10 +100,10 @@ def _inside(labels: Labels) -> Labels:
     return kept
 
 
-def choose_samples(shape: tuple[int, int], side: int, size: int = 512, most: int = 3) -> list[Sample]:
+def choose_windows(shape: tuple[int, int], side: int, size: int = 512, most: int = 3) -> list[Window]:
     """Windows of `size` px around corners of the grid of blocks, spread over the image; fewer where it has fewer.
 
-    >>> [s.window.start for s in choose_samples((5000, 3000), 2048)]
+    >>> [window.start for window in choose_windows((5000, 3000), 2048)]
     [(1792, 1792), (3840, 1792)]
     """
     half = size // 2
@@ -98,7 +114,7 @@ def choose_samples(shape: tuple[int, int], side: int, size: int = 512, most: int
         if y >= half and x >= half
     ]
     chosen = _spread(corners, most)
-    return [Sample(Window((y - half, x - half), (y + half, x + half))) for y, x in chosen]
+    return [Window((y - half, x - half), (y + half, x + half)) for y, x in chosen]
 
 
 def _spread(corners: Sequence[tuple[int, int]], most: int) -> list[tuple[int, int]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.config import FixedSize, ImageOptions
 from pipeline.errors import ImageError, ModelError
-from pipeline.inference.background import SkippingEngine
+from pipeline.inference.background import count_apart, skipped_pixels
 from pipeline.inference.blocks import Sizes, band_of
 from pipeline.inference.engines import Engine, make_engine
 from pipeline.inference.forward import on_grid
@@ -76,7 +76,7 @@ class Segmenter:
         asked about.
         """
         seconds: dict[str, float] = {}
-        skipped = _skipped(self.engine)
+        engine = count_apart(self.engine)
         with _timed(seconds, "read"):
             image = source.read()
         record, model = self.model.record, self.model
@@ -85,14 +85,14 @@ class Segmenter:
                 raise ImageError("image", f"{image.pixels.ndim - 1}-D", "2-D, as the model is", "give a 2-D image")
             pixels = share_channels(image.pixels, record.prepare.channels, options.channel)
         with _timed(seconds, "predict"):
-            seen = self._look(pixels, image.geometry, options)
+            seen = self._look(engine, pixels, image.geometry, options)
         with _timed(seconds, "prepare"):
             plain = fit(pixels, record.prepare, stride=record.stride, zoom=seen.zoom)
             preparation = plain.inverted() if seen.inverted else plain
         with _timed(seconds, "predict"):
             planes = seen.planes
             if planes is None:
-                planes = predict(self.engine, *on_grid(pixels, preparation), tta=options.tta)
+                planes = predict(engine, *on_grid(pixels, preparation), tta=options.tta)
         with _timed(seconds, "decode"):
             labels, probabilities, sure = _decode(planes, preparation, model)
         statistics: dict[str, float | str] = {
@@ -103,7 +103,7 @@ class Segmenter:
             "span": float(np.mean([1 / s if s else 0.0 for s in preparation.scale])),
             "windows": "exact" if record.halo is not None else "blended",
             "engine": self.engine.name,
-            "skipped": (_skipped(self.engine) - skipped) / 1e6,
+            "skipped": skipped_pixels(engine) / 1e6,
         }
         return Segmented(labels, probabilities, sure, image, statistics, seconds)
 
@@ -116,8 +116,8 @@ class Segmenter:
         """
         record = self.model.record
         seen = survey(source, record.prepare, stride=record.stride, channel=options.channel)
-        view, size = self._look(seen.busiest, source.geometry, options, seen.preparation), record.prepare.size
-        zoom, original = view.zoom, seen.preparation.original
+        view = self._look(self.engine, seen.busiest, source.geometry, options, seen.preparation)
+        zoom, original, size = view.zoom, seen.preparation.original, record.prepare.size
         shape = (max(1, round(original[0] * zoom)), max(1, round(original[1] * zoom)))
         if isinstance(size, FixedSize):
             shape = (size.height, size.width)
@@ -125,18 +125,32 @@ class Segmenter:
         preparation = replace(seen.preparation.inverted() if view.inverted else seen.preparation, shape=shape)
         sizes = Sizes(band=band_of(preparation.shape[1]))
         stream = Stream(
-            self.model, self.engine, source, preparation, scratch, identity, options.channel, options.tta, sizes, watch
+            self.model,
+            count_apart(self.engine),
+            source,
+            preparation,
+            scratch,
+            identity,
+            options.channel,
+            options.tta,
+            sizes,
+            watch,
         )
         return Streamed(stream, zoom, workers=max(1, (os.cpu_count() or 2) // 2))
 
     def _look(
-        self, pixels: Array, geometry: Geometry, options: ImageOptions, like: Preparation | None = None
+        self,
+        engine: Engine,
+        pixels: Array,
+        geometry: Geometry,
+        options: ImageOptions,
+        like: Preparation | None = None,
     ) -> Glance:
         """The view that was told or found; what finding it has predicted already need not be predicted again."""
         if isinstance(self.model.record.prepare.size, FixedSize) or options.diameter == "native":
             return Glance(1.0, np.nan, np.nan)
         zoom = self._told_zoom(geometry, options)
-        seen = choose_view(self.model, pixels, lambda prepared: predict(self.engine, prepared), like, zoom)
+        seen = choose_view(self.model, pixels, lambda prepared: predict(engine, prepared), like, zoom)
         return replace(seen, planes=None) if options.tta else seen
 
     def _told_zoom(self, geometry: Geometry, options: ImageOptions) -> float | None:
@@ -156,10 +170,6 @@ class Segmenter:
         if not np.isfinite(size):
             raise ImageError("image", "no pixel size", "one in micrometres", "give --pixel-size")
         return float(size) / record.pixel_size
-
-
-def _skipped(engine: Engine) -> int:
-    return engine.skipped if isinstance(engine, SkippingEngine) else 0
 
 
 def _decode(planes: Pixels, preparation: Preparation, model: TrainedModel) -> tuple[Labels, Pixels, Confidence]:

@@ -1,12 +1,16 @@
-"""Several devices that work as one: tile i goes to device i modulo their number, answers come back in order."""
+"""Several devices that work as one: tiles go to them in turn, answers come back in order.
+
+The first tile of an image goes to the device that was given fewest pixels so far: a small image is one tile.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import cycle
+from itertools import chain, cycle
 from queue import Empty, Full, Queue
-from threading import Event
+from threading import Event, Lock
 from typing import Generic, Protocol, TypeVar
 
+from pipeline.inference.busy import busy_seconds
 from pipeline.model.prepare import Preparation
 from pipeline.types import Array, Pixels
 
@@ -56,16 +60,6 @@ class _Pipe(Generic[Item]):
             yield item
 
 
-def _hand_out(tiles: Iterable[Array], pipes: Sequence[_Pipe[Array]]) -> None:
-    try:
-        for number, tile in enumerate(tiles):
-            if not pipes[number % len(pipes)].put(tile):
-                return
-    finally:
-        for pipe in pipes:
-            pipe.put(None)
-
-
 def _run(engine: Device, preparation: Preparation, tiles: _Pipe[Array], answers: _Pipe[Pixels]) -> None:
     try:
         for answer in engine.map(tiles, preparation):
@@ -82,27 +76,58 @@ class SharedEngine:
         self._engines = list(engines)
         first = self._engines[0]
         self.name, self.outputs, self.halo, self.stride = first.name, first.outputs, first.halo, first.stride
+        self._given, self._counting = [0] * len(self._engines), Lock()  # pixels; images may be in the works together
 
     @property
     def core(self) -> int:
         """That of the device which takes least."""
         return min(engine.core for engine in self._engines)
 
+    @property
+    def busy(self) -> float:
+        """See `pipeline.inference.busy.Timed`: the mean of the devices'."""
+        return sum(busy_seconds(engine) or 0.0 for engine in self._engines) / len(self._engines)
+
     def map(self, tiles: Iterable[Array], preparation: Preparation) -> Iterator[Pixels]:
         """Probabilities of each tile, in order; `HELD` tiles and answers wait at each. Raises what one raised."""
-        stopped, count = Event(), len(self._engines)
+        source = iter(tiles)
+        tile = next(source, None)
+        if tile is None:
+            return
+        start, stopped, count = self._begin_with(tile), Event(), len(self._engines)
         inward: list[_Pipe[Array]] = [_Pipe(stopped) for _ in range(count)]
         outward: list[_Pipe[Pixels]] = [_Pipe(stopped) for _ in range(count)]
         with ThreadPoolExecutor(count + 1, thread_name_prefix="device") as pool:
-            work = [pool.submit(_hand_out, tiles, inward)]
+            work = [pool.submit(self._hand_out, tile, source, inward, start)]
             for engine, tiles_in, answers_out in zip(self._engines, inward, outward, strict=True):
                 work.append(pool.submit(_run, engine, preparation, tiles_in, answers_out))
+            del tile
             try:
-                yield from _in_turn([iter(pipe) for pipe in outward])
+                yield from _in_turn([iter(outward[(start + k) % count]) for k in range(count)])
             finally:
                 stopped.set()
             for each in work:
                 each.result()
+
+    def _begin_with(self, tile: Array) -> int:
+        """The device that was given fewest pixels by all who ask; this tile is its own at once."""
+        with self._counting:
+            start = self._given.index(min(self._given))
+            self._given[start] += tile.size
+            return start
+
+    def _hand_out(self, first: Array, rest: Iterator[Array], pipes: Sequence[_Pipe[Array]], start: int) -> None:
+        try:
+            for number, tile in enumerate(chain([first], rest), start):
+                place = number % len(pipes)
+                if number > start:
+                    with self._counting:
+                        self._given[place] += tile.size
+                if not pipes[place].put(tile):
+                    return
+        finally:
+            for pipe in pipes:
+                pipe.put(None)
 
 
 def _in_turn(sources: Sequence[Iterator[Item]]) -> Iterator[Item]:

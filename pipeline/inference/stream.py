@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,13 +19,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.inference.ahead import ahead
+from pipeline.inference.background import skipped_pixels
 from pipeline.inference.blocks import SIZES, Block, Sizes, plan_band, plan_blocks
+from pipeline.inference.busy import busy_seconds
 from pipeline.inference.decode_block import DecodedBlock, Decoder
 from pipeline.inference.engines import Engine
 from pipeline.inference.grid import ModelGrid
 from pipeline.inference.planes import PlaneStore
 from pipeline.inference.predict import predict_tiles, tile_grid
 from pipeline.inference.stitch import Owned, Stitcher
+from pipeline.inference.windows import Tile
 from pipeline.model.bundle import TrainedModel
 from pipeline.model.decode import Bytes, to_bytes
 from pipeline.model.prepare import Preparation
@@ -94,7 +97,9 @@ class Stream:
     tta: bool = False
     sizes: Sizes = SIZES
     watch: Watch = unwatched
-    seconds: dict[str, float] = field(default_factory=dict)  # stage -> seconds its threads were at it
+    seconds: dict[str, float] = field(default_factory=dict)  # stage -> seconds it took, over the threads it had
+    _adding: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    skipped: list[int] = field(default_factory=list)  # pixels a band that were not predicted, by earlier runs too
     predicted: threading.Event = field(default_factory=threading.Event)  # the engine is free again
 
     def __post_init__(self) -> None:
@@ -105,6 +110,11 @@ class Stream:
         """The side of a tile's core, on the grid that keeps the answer the whole image's."""
         stride = tile_grid(self.engine)[1]
         return max(stride, min(self.engine.core, self.sizes.band) // stride * stride)
+
+    @property
+    def skipped_megapixels(self) -> float:
+        """Of tiles that were answered as background, halo included, each view of test-time augmentation by itself."""
+        return sum(self.skipped) / 1e6
 
     @property
     def grid_shape(self) -> tuple[int, int]:
@@ -127,6 +137,7 @@ class Stream:
         grid = ModelGrid(self.source, self.model.record.prepare.channels, self.channel, self.preparation)
         store = PlaneStore(self.scratch, self.kept, grid.shape, self.identity, self.sizes.band)
         written = Written()
+        self.watch(Event("predict", 0, store.shape[0]))
         with ThreadPoolExecutor(1, thread_name_prefix="predict") as thread:
             predicted = thread.submit(self._predict, grid, store, written)
             predicted.add_done_callback(written.end)
@@ -162,57 +173,89 @@ class Stream:
                     yield waiting.popleft().result()
                 if not written.wait(needed):
                     predicted.result()  # raises what went wrong
-                waiting.append(pool.submit(self._decode, decoder, block))
+                waiting.append(pool.submit(self._decode, decoder, block, workers + written.ended))
             while waiting:
                 yield waiting.popleft().result()
 
-    def _decode(self, decoder: Decoder, block: Block) -> DecodedBlock:
-        with self.timed("decode"):
+    def _decode(self, decoder: Decoder, block: Block, threads: int) -> DecodedBlock:
+        with self.timed("decode", threads):
             return decoder.decode(block)
 
     @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add up what a stage takes, by the clock of its own thread."""
+    def timed(self, stage: str, threads: int = 1) -> Iterator[None]:
+        """Add up what a stage takes, by the clock, shared among the threads that do the same."""
         start = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+            passed = (time.perf_counter() - start) / threads
+            with self._adding:
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + passed
 
     def _predict(self, grid: ModelGrid, store: PlaneStore, written: Written) -> None:
         """Write every band that is not there yet, in order."""
+        before = busy_seconds(self.engine)
         for last in self._bands(grid, store, written):
             written.reach(last)
             self.watch(Event("predict", last, store.shape[0]))
+        if before is not None:  # else waiting for answers is counted, reading included
+            self.seconds["predict"] = (busy_seconds(self.engine) or 0.0) - before
 
     def _bands(self, grid: ModelGrid, store: PlaneStore, written: Written) -> Iterator[int]:
-        bands = range(store.bands)
-        todo = [band for band in bands if not store.has(band)]
-        tiles = {band: plan_band(store.rows(band), store.shape, self.core, tile_grid(self.engine)[0]) for band in todo}
-
-        def feed() -> Iterator[Array]:
-            for band in todo:
-                held = tiles[band]
-                with self.timed("read"):
-                    grid.hold(held[0].read.start[0], held[-1].read.stop[0])
-                for tile in held:
-                    if written.stopped:
+        """The last row of each band once it is on disk."""
+        todo = [band for band in range(store.bands) if not store.has(band)]
+        plans: deque[list[Tile]] = deque()
+        with ExitStack() as ends:
+            tiles = ahead(
+                self._feed(grid, store, written, todo, plans), min(-(-store.shape[1] // self.core), READ_AHEAD)
+            )
+            ends.callback(tiles.close)
+            answers = predict_tiles(self.engine, tiles, self.preparation, self.tta)
+            ends.callback(getattr(answers, "close", lambda: None))  # threads of the engine let go of the tiles
+            for band in range(store.bands):
+                if band in todo:
+                    before = skipped_pixels(self.engine)
+                    planes = self._band(store.rows(band), store.shape, answers, plans)
+                    if planes is None:
                         return
-                    yield grid.window(tile.read)
+                    with self.timed("keep"):
+                        store.put(band, planes, skipped_pixels(self.engine) - before)
+                    del planes  # not held beside those of the next band
+                self.skipped.append(store.skipped(band))
+                yield store.rows(band)[1]
 
-        a_row = -(-store.shape[1] // self.core)
-        tiles_ahead = ahead(feed(), min(a_row, READ_AHEAD))
-        answers = iter(predict_tiles(self.engine, tiles_ahead, self.preparation, self.tta))
-        for band in bands:
-            first, last = store.rows(band)
-            if band in tiles:
-                planes = np.empty((store.count, last - first, store.shape[1]), np.uint8)
-                for tile in tiles[band]:
-                    with self.timed("predict"):
-                        answer = next(answers, None)
-                    if answer is None:
-                        return
-                    y, x = tile.core.slices
-                    planes[:, y.start - first : y.stop - first, x] = self.keep(answer[:, *tile.inner])
-                store.put(band, planes)
-            yield last
+    def _feed(
+        self, grid: ModelGrid, store: PlaneStore, written: Written, todo: list[int], plans: "deque[list[Tile]]"
+    ) -> Iterator[Array]:
+        """The tiles of bands; each band is planned when it is its turn, as a full device has made tiles smaller."""
+        for band in todo:
+            plan = plan_band(store.rows(band), store.shape, self.core, tile_grid(self.engine)[0])
+            plans.append(plan)
+            with self.timed("read"):
+                grid.hold(plan[0].read.start[0], plan[-1].read.stop[0])
+            for tile in plan:
+                if written.stopped:
+                    return
+                yield grid.window(tile.read)
+
+    def _band(
+        self, rows: tuple[int, int], shape: tuple[int, int], answers: Iterator[Pixels], plans: "deque[list[Tile]]"
+    ) -> Bytes | None:
+        """What is kept of a band, `(kept, y, x)`; None where the work was stopped. Each tile is told of as it comes."""
+        first, last = rows
+        planes = np.empty((self.kept, last - first, shape[1]), np.uint8)
+        plan: list[Tile] = []
+        done = 0
+        while done < max(1, len(plan)):
+            with self.timed("predict"):
+                answer = next(answers, None)
+            if answer is None:
+                return None
+            plan = plan or plans.popleft()
+            y, x = plan[done].core.slices
+            with self.timed("keep"):
+                planes[:, y.start - first : y.stop - first, x] = self.keep(answer[:, *plan[done].inner])
+            done += 1
+            if done < len(plan):  # of the last one when the band is on disk
+                self.watch(Event("predict", first + (last - first) * done // len(plan), shape[0]))
+        return planes

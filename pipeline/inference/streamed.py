@@ -1,20 +1,24 @@
 """One streamed image as its segmenter hands it out: the parts, and what is known of them at the end."""
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from pipeline.inference.background import count_apart
 from pipeline.inference.blocks import plan_band
+from pipeline.inference.grid import ModelGrid
 from pipeline.inference.predict import predict_tiles, tile_grid
-from pipeline.inference.seam_score import Crossings, Sample, choose_samples
+from pipeline.inference.resampling import axis_weights, resample
+from pipeline.inference.seam_score import Crossings, Sample, choose_windows, lines_of
 from pipeline.inference.sizing import diameter_of_areas
 from pipeline.inference.stream import Part, Stream
 from pipeline.model.decode import decode
-from pipeline.model.prepare import share_channels
+from pipeline.model.targets import scale_areas
 from pipeline.scoring.confidence import ConfidenceSums
-from pipeline.types import Array, Labels, Window
+from pipeline.types import Array, Labels, Pixels, Window
 
 NOTHING = ConfidenceSums()
 
@@ -30,15 +34,35 @@ class Streamed:
     _sums: ConfidenceSums = NOTHING
     _areas: list[Array] = field(default_factory=list)
     _seams: list[Crossings] = field(default_factory=list)
+    _windows: list[Window] = field(default_factory=list)
     _samples: list[Sample] = field(default_factory=list)
     _agreement: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        shape = self.stream.preparation.original
-        if self.zoom == 1:  # else the grids of blocks and tiles are not the file's
-            periods = {self.stream.sizes.side, self.stream.core}
-            self._seams = [Crossings(period, shape) for period in sorted(periods)]
-            self._samples = choose_samples(shape, self.stream.sizes.side)
+        stream, file = self.stream, self.stream.preparation.original
+        grid, finer = stream.preparation.shape, self._finer
+        blocks = tuple(lines_of(range(0, n, stream.sizes.side), n, m) for n, m in zip(finer, file, strict=True))
+        tops = (t for a in range(0, grid[0], stream.sizes.band) for t in range(a, a + stream.sizes.band, stream.core))
+        tiles = (lines_of(tops, grid[0], file[0]), lines_of(range(0, grid[1], stream.core), grid[1], file[1]))
+        slack = 0 if finer == grid else math.ceil(max(file[0] / grid[0], file[1] / grid[1]))
+        self._seams = [Crossings((blocks[0], blocks[1]), file), Crossings(tiles, file, slack)]
+        self._windows = choose_windows(finer, stream.sizes.side)
+        self._samples = [Sample(self._on_file(window)) for window in self._windows]
+
+    @property
+    def _finer(self) -> tuple[int, int]:
+        """Of the grid that objects are told apart on; see `Decoder.shape`."""
+        grid, file = self.stream.preparation.shape, self.stream.preparation.original
+        return grid if grid[0] * grid[1] > file[0] * file[1] else file
+
+    def _on_file(self, window: Window) -> Window:
+        """A window of the finer grid in the file: what has its centre there."""
+        file = self.stream.preparation.original
+        start, stop = (
+            tuple(math.ceil(at * m / n - 0.5) for at, n, m in zip(corner, self._finer, file, strict=True))
+            for corner in (window.start, window.stop)
+        )
+        return Window(start, stop)
 
     def parts(self) -> Iterator[Part]:
         """The parts of `Stream.parts`, counted on their way.
@@ -56,7 +80,7 @@ class Streamed:
         self._agreement = [sample.agreement(labels) for sample, labels in zip(self._samples, whole, strict=True)]
 
     def _look(self, beside: ThreadPoolExecutor) -> list[Future[Labels]]:
-        return [beside.submit(self._at_once, sample.window) for sample in self._samples]
+        return [beside.submit(self._at_once, window) for window in self._windows]
 
     def _count(self, part: Part) -> None:
         self.cut += part.cut
@@ -69,23 +93,52 @@ class Streamed:
                 sample.add(window, labels)
 
     def _at_once(self, window: Window) -> Labels:
-        """A window predicted and decoded by itself, with what lies around it: no border of a tile or block in it."""
-        stream, stride = self.stream, tile_grid(self.stream.engine)[1]
-        around = tile_grid(stream.engine)[0] + stream.sizes.margin
-        shape = tuple(side - side % stride for side in stream.preparation.original)
-        start = tuple(max(0, a - around) // stride * stride for a in window.start)
-        stop = tuple(min(n, -(-(b + around) // stride) * stride) for b, n in zip(window.stop, shape, strict=True))
-        read = Window(start, stop)
-        record = stream.model.record
-        pixels = share_channels(stream.source.read(read).pixels, record.prepare.channels, stream.channel)
-        planes = next(iter(predict_tiles(stream.engine, [pixels], stream.preparation, stream.tta)))
-        labels = decode(planes, record.target, stream.model.thresholds)
-        y, x = (slice(a - o, b - o) for a, b, o in zip(window.start, window.stop, start, strict=True))
-        return labels[y, x]
+        """A window of the finer grid predicted and decoded by itself, on the file's grid.
+
+        What lies around it is seen too, so no border of a tile or block lies in it.
+        """
+        stream, finer, file = self.stream, self._finer, self.stream.preparation.original
+        planes, start = self._planes(window)
+        shrink = float(np.prod(finer)) / float(np.prod(stream.preparation.shape))
+        labels = decode(planes, stream.model.record.target, scale_areas(stream.model.thresholds, shrink))
+        down, across = (
+            ((np.arange(s.start, s.stop) + 0.5) * (n / m)).astype(np.int64) - o
+            for s, n, m, o in zip(self._on_file(window).slices, finer, file, start, strict=True)
+        )
+        return labels[down[:, None], across[None, :]]
+
+    def _planes(self, window: Window) -> tuple[Pixels, tuple[int, ...]]:
+        """Probabilities `(K, y, x)` of a window of the finer grid and what lies around it, and where they begin."""
+        stream, finer, grid = self.stream, self._finer, self.stream.preparation.shape
+        read, margin = self._around(window), stream.sizes.margin
+        rows = ModelGrid(stream.source, stream.model.record.prepare.channels, stream.channel, stream.preparation)
+        tiles = [rows.alone(read)]
+        planes = next(iter(predict_tiles(count_apart(stream.engine), tiles, stream.preparation, stream.tta)))
+        if finer == grid:
+            return planes, read.start
+        start = tuple(max(0, a - margin) for a in window.start)
+        stop = tuple(min(n, b + margin) for b, n in zip(window.stop, finer, strict=True))
+        down, top, bottom = axis_weights(grid[0], finer[0], start[0], stop[0])
+        across, left, right = axis_weights(grid[1], finer[1], start[1], stop[1])
+        (y, x) = read.start
+        return resample(planes[:, top - y : bottom - y, left - x : right - x], down, across), start
+
+    def _around(self, window: Window) -> Window:
+        """What the network has to see for a window of the finer grid to be decoded: its own grid, on its stride."""
+        stream, stride, halo = self.stream, tile_grid(self.stream.engine)[1], tile_grid(self.stream.engine)[0]
+        start, stop = [], []
+        for axis, (given, wanted) in enumerate(zip(self._finer, stream.preparation.shape, strict=True)):
+            scale = wanted / given
+            around = halo + math.ceil(stream.sizes.margin * scale) + 2
+            low = math.floor(window.start[axis] * scale) - around
+            high = math.ceil(window.stop[axis] * scale) + around
+            start.append(max(0, low) // stride * stride)
+            stop.append(min(stream.grid_shape[axis], -(-high // stride) * stride))
+        return Window(tuple(start), tuple(stop))
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Stage -> seconds its threads were at it; stages run side by side."""
+        """Stage -> seconds it took, over the threads it had; stages run side by side."""
         return self.stream.seconds
 
     @property
@@ -108,6 +161,7 @@ class Streamed:
             "windows": "exact" if self.stream.engine.halo is not None else "blended",
             "engine": self.stream.engine.name,
             "tiles": self._tiles,
+            "skipped": self.stream.skipped_megapixels,
             "cut": self.cut,
             "seams": round(min(ratios), 4) if ratios else float("nan"),
             "agreement": round(min(self._agreement), 4) if self._agreement else float("nan"),

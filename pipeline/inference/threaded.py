@@ -11,6 +11,7 @@ from functools import cached_property
 from itertools import islice
 from threading import Lock
 
+from pipeline.inference.busy import Busy
 from pipeline.inference.forward import Raw, raw_tile
 from pipeline.inference.tuning import tuned_core
 from pipeline.inference.workers import Workers
@@ -35,6 +36,7 @@ class ThreadedEngine(ABC):
         self.threads, self.digest = threads, model.digest
         self.outputs, self.channels = len(record.outputs), record.prepare.channels
         self.halo, self.stride = record.halo, record.stride
+        self._at_work = Busy()
         self._starting, self._started = Lock(), dict[int, Workers[Raw, Pixels]]()
 
     @abstractmethod
@@ -48,7 +50,18 @@ class ThreadedEngine(ABC):
 
     def start(self, at_once: int, inside: int) -> Workers[Raw, Pixels]:
         """`at_once` threads that take tiles, with `inside` computing threads each."""
-        return Workers(at_once, *self.runner(at_once, inside))
+        run, begin = self.runner(at_once, inside)
+
+        def counted(raw: Raw) -> Pixels:
+            with self._at_work.counted(at_once):
+                return run(raw)
+
+        return Workers(at_once, counted, begin)
+
+    @property
+    def busy(self) -> float:
+        """See `pipeline.inference.busy.Timed`."""
+        return self._at_work.seconds
 
     def _workers(self, at_once: int) -> Workers[Raw, Pixels]:
         """Started once, whoever asks first; all threads are shared by the tiles that are run at once."""

@@ -36,6 +36,8 @@ class Card:
     stage: str
     fractions: Mapping[str, float] = field(default_factory=dict)  # of class maps: class -> part of the pixels
     pixels: float = math.nan
+    seams: float = math.nan  # of streamed images: objects across borders of tiles, over those to be expected
+    agreement: float = math.nan  # of streamed images: AP at IoU .9 with windows that were segmented at once
     plain: str = ""
     lines: str = ""
 
@@ -44,6 +46,11 @@ class Card:
         """The name, the middle of a very long one left out."""
         half = _NAME // 2
         return self.name if len(self.name) <= _NAME else f"{self.name[:half]}…{self.name[-half:]}"
+
+    @property
+    def streamed(self) -> bool:
+        """Whether there is a seam score to be shown."""
+        return math.isfinite(self.seams) or math.isfinite(self.agreement)
 
     @property
     def aside(self) -> str:
@@ -103,6 +110,8 @@ def read_cards(images: "pd.DataFrame", classes: Sequence[str] = ()) -> list[Card
             hint=_text(row, "hint")[:1000],
             stage=_text(row, "stage"),
             fractions={name: _float(row, fraction_column(name)) for name in classes},
+            seams=_float(row, "model_seams"),
+            agreement=_float(row, "model_agreement"),
             pixels=math.prod(_float(row, name) for name in ("height", "width", "planes")),
         )
         for row in rows

@@ -180,7 +180,7 @@ def _stream(case: Case, job: ChunkJob, opened: "FileSource", source: Product, st
     from pipeline.runs.segment_large import describe_large, scratch_folder
 
     identity = f"{source.sha256} {job.model_digest} {job.settings}"
-    scratch = scratch_folder(job.out, identity)
+    scratch = scratch_folder(job.out, f"{case.relative} {identity}")  # a copy of the image has one of its own
     with stages.stage("load"):
         segmenter = load_segmenter(job)
     names = label_paths(case, job.config.geojson)

@@ -6,11 +6,13 @@ What crosses to a worker is paths and settings; what comes back is outcomes.
 import shutil
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from threading import Event as Signal
 
 from pipeline.data.files import move_into_place
 from pipeline.results.ledger import (
@@ -24,7 +26,7 @@ from pipeline.results.ledger import (
 )
 from pipeline.results.lock import STATE, writing
 from pipeline.runs.segment_case import ChunkJob, Worked, segment_case
-from pipeline.types import Case, Chunk, Outcome, Watch, unwatched
+from pipeline.types import Case, Chunk, Event, Outcome, Watch, unwatched
 
 Tell = Callable[[Outcome], None]
 AT_ONCE = 2  # images in the works
@@ -36,30 +38,42 @@ def segment_chunk(chunk: Chunk, job: ChunkJob, tell: Tell | None = None, watch: 
 
     `Case.id` is the stem of the label file. `tell` hears of each image as it is done, `watch` how far a large one is
     (in this process only). Raises ModelError when the model cannot be used and OutputError when the folder cannot be
-    written.
+    written. What ends it before (Ctrl-C, say) ends a large image at its next tile, from where the next run goes on.
     """
     name = segment_name(job.run, chunk.number)
     sealed = _sealed(job.out / LEDGER, name)
     if sealed is not None:
         return [entry.outcome for entry in sealed]
     worked = []
-    for one in _in_order(chunk.cases, job, watch):
-        worked.append(one)
-        if tell:
-            tell(one.entry.outcome)
+    with closing(_in_order(chunk.cases, job, watch)) as images:
+        for one in images:
+            worked.append(one)
+            if tell:
+                tell(one.entry.outcome)
     return [entry.outcome for entry in _seal(name, worked, job)]
 
 
-def _in_order(cases: Sequence[Case], job: ChunkJob, watch: Watch) -> Iterator[Worked]:
-    """What becomes of each image: the next is read and the one before written while one is predicted."""
-    rest = iter(cases)
+def _in_order(cases: Sequence[Case], job: ChunkJob, watch: Watch) -> Generator[Worked, None, None]:
+    """What becomes of each image: the next is read and the one before written while one is predicted.
+
+    Images are in the works on threads of their own, which no Ctrl-C reaches. So whatever ends this makes a large one
+    raise KeyboardInterrupt when it next tells how far it is; small ones, which do not tell, are finished.
+    """
+    rest, stopped = iter(cases), Signal()
+
+    def heard(event: Event) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        watch(event)
+
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="image") as pool:
-        waiting = deque(pool.submit(segment_case, case, job, watch) for case in islice(rest, AT_ONCE))
+        waiting = deque(pool.submit(segment_case, case, job, heard) for case in islice(rest, AT_ONCE))
         try:
             while waiting:
                 yield waiting.popleft().result()
-                waiting.extend(pool.submit(segment_case, case, job, watch) for case in islice(rest, 1))
+                waiting.extend(pool.submit(segment_case, case, job, heard) for case in islice(rest, 1))
         finally:
+            stopped.set()
             for future in waiting:
                 future.cancel()
 

@@ -135,7 +135,7 @@ class Large:
     outlines_sha256: str
     confidence: float
     statistics: Mapping[str, float | str]
-    seconds: Mapping[str, float]  # stage -> seconds its threads were at it; they run side by side
+    seconds: Mapping[str, float]  # stage -> seconds it took, over its threads; stages run side by side
     fractions: Mapping[str, float] = field(default_factory=dict)  # of class maps: columns of images.csv
     colours: tuple[tuple[int, int, int], ...] = ()  # of class maps
 

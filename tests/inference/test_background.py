@@ -2,15 +2,19 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from made_model import Source, make_model
+from test_stream import SMALL, Memory
 
-from pipeline.inference.background import SkippingEngine, foreground_of_flat, is_background
+from pipeline.inference.background import SkippingEngine, count_apart, foreground_of_flat, is_background
 from pipeline.inference.engines import make_engine
 from pipeline.inference.forward import identity
 from pipeline.inference.segment import Segmenter
+from pipeline.inference.stream import Stream
+from pipeline.inference.streamed import Streamed
 from pipeline.inference.torch_engine import TorchEngine
 from pipeline.model.bundle import FlatBackground, TrainedModel
 from pipeline.model.prepare import Preparation
@@ -66,8 +70,44 @@ def test_answers_keep_their_places(seed: int) -> None:
     assert [answer.flat[0] for answer in found] == [100 + n if bright else 0 for n, bright in enumerate(chosen)]
     assert {answer.shape for answer in found} == {(1, 8, 8)}
     assert engine.skipped == 64 * int((~chosen).sum())
-    with ThreadPoolExecutor(1) as other:
-        assert other.submit(lambda: engine.skipped).result() == 0
+    assert engine.apart().skipped == 0
+
+
+def test_several_devices_and_images_side_by_side_count_their_own() -> None:
+    """Tiles are taken on a thread of the devices, two images at once: each counts what was skipped of it alone."""
+    record = make_model().record.model_copy(update={"background": RULE})
+    segmenter = Segmenter(TrainedModel(make_model().network, record, "d"), "cpu,cpu")
+    assert isinstance(segmenter.engine, SkippingEngine)
+    flat = np.full((1, 40, 60), 3, np.uint8)
+    bright = np.tile(np.arange(0, 240, 4, dtype=np.uint8), (1, 40, 1))
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda p: segmenter.segment(Source(p)).statistics["skipped"], [flat, bright] * 4))
+    alone = Segmenter(segmenter.model, "cpu", "torch", threads=1).segment(Source(flat)).statistics["skipped"]
+    assert found == [alone, 0.0] * 4 and alone > 0
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
+def test_streamed_images_count_too_and_go_on_counting(tmp_path: Path, device: str) -> None:
+    """Two bands of three are flat: their tiles are skipped and counted, also where an earlier run had done them."""
+    made = make_model()
+    model = TrainedModel(made.network, made.record.model_copy(update={"background": RULE}), "d")
+    pixels = np.full((3, 192, 128), 3, np.uint8)
+    pixels[:, 8:40, 8:120] = np.random.default_rng(0).integers(0, 255, (32, 112))
+    how = Preparation((0.0,) * 3, (1 / 255,) * 3, (192, 128), (192, 128), made.record.stride)
+    segmenter = Segmenter(model, device, "torch", threads=1)
+
+    def skipped() -> float:
+        stream = Stream(model, count_apart(segmenter.engine), Memory(pixels), how, tmp_path, "test", sizes=SMALL)
+        streamed = Streamed(stream, 1.0, workers=1)
+        assert list(streamed.parts())
+        return float(streamed.statistics["skipped"])
+
+    first = skipped()
+    assert (192 - 64) * 128 / 1e6 <= first < 2 * 192 * 128 / 1e6
+    (tmp_path / "band-00002.planes").unlink()
+    assert skipped() == first
+    (tmp_path / "band-00000.planes").unlink()
+    assert skipped() == first
 
 
 def test_it_is_on_where_the_record_has_it_and_can_be_switched_off() -> None:

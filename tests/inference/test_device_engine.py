@@ -1,19 +1,25 @@
 """The accelerator's path, run on the CPU: batches, memory that runs out, devices that share; `-m gpu` on a real one."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from made_model import make_model
+from test_stream import SMALL, Memory, field_of_discs
 from torch import Tensor
 
 from pipeline.errors import ModelError
 from pipeline.inference.device_engine import DeviceEngine, batches
 from pipeline.inference.engines import make_engine
-from pipeline.inference.forward import Raw, identity
+from pipeline.inference.forward import Raw, identity, raw_tile
+from pipeline.inference.planes import PlaneStore
 from pipeline.inference.predict import predict
 from pipeline.inference.shared_engine import HELD, SharedEngine
+from pipeline.inference.stream import Stream
+from pipeline.model.prepare import fit
+from pipeline.types import Window
 
 HOW = identity(3, (0, 0))
 RANDOM = np.random.default_rng(0)
@@ -86,6 +92,39 @@ def test_when_one_tile_is_too_large_it_is_cut_and_the_answer_stays() -> None:
     assert all(shape[2] * shape[3] <= 72 * 72 for shape in seen[tried:] if shape[0] == 1)
 
 
+def test_of_many_tiles_that_are_too_large_one_is_tried() -> None:
+    """Twelve tiles of 128 x 128 in one map, room for 72 x 72: four, two and one together are tried, and never again."""
+    model = make_model()
+    engine, seen = DeviceEngine(model, "cpu", batch=4), []
+    tiles = [RANDOM.random((3, 128, 128)).astype(np.float32) for _ in range(12)]
+    wanted = answers(DeviceEngine(model, "cpu"), tiles)
+    engine.forward = only(72 * 72, engine.forward, seen)
+    same(answers(engine, tiles), wanted)
+    assert [shape[0] for shape in seen if shape[2:] == (128, 128)] == [4, 2, 1]
+
+
+def test_a_full_device_gives_later_bands_smaller_tiles(tmp_path: Path) -> None:
+    """A streamed image whose first tile is too large: the bands behind are planned with the smaller core."""
+    pixels = np.repeat(field_of_discs((640, 128), 40, 12, seed=1)[None], 3, axis=0)
+    model, seen = make_model(), []
+    how = fit(pixels, model.record.prepare, stride=model.record.stride)
+    planes = []
+    for full in (False, True):
+        engine = DeviceEngine(model, "cpu", batch=1)
+        engine.core = 64
+        if full:
+            engine.forward = only(90 * 90, engine.forward, seen)
+        stream = Stream(model, engine, Memory(pixels), how, tmp_path / str(full), "test", sizes=SMALL)
+        assert list(stream.parts(1))
+        planes.append(
+            PlaneStore(tmp_path / str(full), 3, (640, 128), "test", SMALL.band).read(Window((0, 0), (640, 128)))
+        )
+    np.testing.assert_array_equal(planes[0], planes[1])
+    assert engine.core < 64 and seen[-1][2] < 64 + 2 * (engine.halo or 0)
+    largest = max(shape[2] * shape[3] for shape in seen)
+    assert largest > 90 * 90 and sum(shape[2] * shape[3] == largest for shape in seen) == 1
+
+
 def test_a_device_without_any_room_is_an_error_with_a_name() -> None:
     """Not even the smallest tile fits; and a network that sees everything cannot be cut."""
     model = make_model()
@@ -109,6 +148,50 @@ def test_two_devices_share_the_tiles_and_keep_their_order() -> None:
     same(answers(engine, TILES * 5), answers(DeviceEngine(model, "cpu"), TILES * 5))
     assert all(len(shapes) >= 5 for shapes in seen)
     assert list(engine.map(iter([]), HOW)) == []
+
+
+class Counts:
+    """Answers each tile with itself, and says how many pixels it was given."""
+
+    name, outputs, core, halo, stride = "counts", 1, 64, 0, 1
+
+    def __init__(self) -> None:
+        self.pixels, self.tiles = 0, 0
+
+    def map(self, tiles: Iterator[np.ndarray], preparation: object) -> Iterator[np.ndarray]:
+        for tile in tiles:
+            self.tiles, self.pixels = self.tiles + 1, self.pixels + tile.size
+            yield tile
+
+
+def numbered(*numbers: int, side: int = 1) -> Iterator[np.ndarray]:
+    return (np.full((1, side, side), number) for number in numbers)
+
+
+def test_images_of_one_tile_are_shared_too() -> None:
+    """Twenty calls of one tile: ten each; calls of three tiles, and of a small and a large one, end level as well."""
+    devices = [Counts(), Counts()]
+    engine = SharedEngine(devices)
+    assert [int(answer.flat[0]) for n in range(20) for answer in engine.map(numbered(n), HOW)] == list(range(20))
+    assert [device.tiles for device in devices] == [10, 10]
+    for _ in range(10):
+        assert [int(answer.flat[0]) for answer in engine.map(numbered(1, 2, 3), HOW)] == [1, 2, 3]
+    assert [device.tiles for device in devices] == [25, 25]
+    for _ in range(10):  # as an image that is looked at before it is predicted
+        assert len(list(engine.map(numbered(1), HOW)) + list(engine.map(numbered(2, side=4), HOW))) == 2
+    assert abs(devices[0].pixels - devices[1].pixels) <= 16
+
+
+def test_images_of_two_threads_are_shared() -> None:
+    """Two images that are in the works together begin on different devices, however often they come."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    devices = [Counts(), Counts(), Counts()]
+    engine = SharedEngine(devices)
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(lambda n: [int(a.flat[0]) for a in engine.map(numbered(n), HOW)], range(60)))
+    assert answers == [[n] for n in range(60)]
+    assert [device.tiles for device in devices] == [20, 20, 20]
 
 
 class Slow:
@@ -167,6 +250,22 @@ def test_a_gpu_answers_as_the_cpu_does(precision: torch.dtype) -> None:
     engine = DeviceEngine(model, "cuda", precision=precision)
     for found, other in zip(answers(engine, TILES * 5), wanted, strict=True):
         assert np.abs(found - other).max() < (1e-3 if precision == torch.float32 else 0.05)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_no_copy_to_a_gpu_waits_for_what_it_computes() -> None:
+    """torch itself raises where the host would wait for the device: nowhere before an answer is collected."""
+    engine = DeviceEngine(make_model(), "cuda")
+    raws = [raw_tile(tile, HOW) for tile in TILES[:2]]
+    wanted = list(engine._collect(engine._launch(raws)))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        under_way = [engine._launch(raws) for _ in range(2)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for batch in under_way:
+        same(list(engine._collect(batch)), wanted)
 
 
 @pytest.mark.gpu

@@ -96,6 +96,17 @@ def test_doctests_hold(module):
     assert doctest.testmod(module).failed == 0
 
 
+def test_the_seam_score_stands_with_streamed_images_alone(tmp_path):
+    """Two numbers in the picture's text and the row of the one that has them; no columns where none was streamed."""
+    images = table().assign(model_seams=[0.97, *[np.nan] * 4], model_agreement=[0.995, *[np.nan] * 4])
+    written(tmp_path, images)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert text.count("seams 0.97 · agreement 0.995") == 1
+    assert 'data-value="0.97"' in text and ">agreement</button>" in text
+    written(tmp_path)
+    assert "agreement" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_worst_come_first(tmp_path):
     """Two flags before one, one before none, and the unsure before the sure."""
     assert [card.name for card in worst_first(read_cards(table()))] == ["b.png", "c.png", "d.png", "a.png"]

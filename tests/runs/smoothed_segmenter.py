@@ -1,5 +1,7 @@
 """A segmenter whose network is left out: probabilities are the image, smoothed. Not a test; the tests' stand-in."""
 
+import time
+
 import cv2
 import numpy as np
 import torch
@@ -16,11 +18,12 @@ class SmoothedEngine:
     name, outputs, core, halo, stride = "smoothed", 3, 256, 16, 4
 
     def __init__(self, killed_after: int = 10**9):
-        self.tiles, self.killed_after = 0, killed_after
+        self.tiles, self.killed_after, self.pause = 0, killed_after, 0.0
 
     def map(self, tiles, preparation):
         for tile in tiles:
             self.tiles += 1
+            time.sleep(self.pause)
             if self.tiles > self.killed_after:
                 raise KeyboardInterrupt
             values = np.clip(preparation.normalise(tile)[0], 0, 1)
