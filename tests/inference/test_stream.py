@@ -18,12 +18,13 @@ from pipeline.config import FixedSize, ImageOptions, MonaiBasicUNet
 from pipeline.data.simulate import simulate_image
 from pipeline.inference.blocks import Sizes
 from pipeline.inference.engines import make_engine
+from pipeline.inference.forward import on_grid
 from pipeline.inference.planes import PlaneStore
 from pipeline.inference.predict import predict
 from pipeline.inference.segment import Segmenter
 from pipeline.inference.stream import Stream
 from pipeline.model.bundle import TrainedModel, find_model, load_model
-from pipeline.model.decode import decode, to_bytes
+from pipeline.model.decode import decode, scale_areas, to_bytes
 from pipeline.model.prepare import fit
 from pipeline.scoring.confidence import ConfidenceSums, confidence
 from pipeline.scoring.measure import measure
@@ -106,14 +107,14 @@ def streamed(pixels, scratch, core=64, sizes=SMALL, zoom=1.0, engine=None, parts
     return labels, pd.concat(rows, ignore_index=True), cut
 
 
-def whole(pixels):
+def whole(pixels, zoom=1.0):
     """The label image of `pixels` `(C, Y, X)`, predicted and decoded at once, and its probabilities."""
     model = make_model()
-    preparation = fit(pixels, model.record.prepare, stride=16)
-    height, width = pixels.shape[1:]
-    padded = np.pad(pixels, ((0, 0), (0, -height % 16), (0, -width % 16)), mode="symmetric")
-    answer = next(iter(Blurs(64).map([padded], preparation)))[:, :height, :width]
-    return decode(answer, model.record.target, model.thresholds), answer
+    preparation = fit(pixels, model.record.prepare, stride=16, zoom=zoom)
+    planes = predict(Blurs(64), *on_grid(pixels, preparation))
+    answer = preparation.undo(planes)
+    thresholds = scale_areas(model.thresholds, 1 / zoom**2)
+    return decode(answer, model.record.target, thresholds), answer
 
 
 def same_objects(a, b):
@@ -206,6 +207,22 @@ def test_a_rescaled_image_gives_labels_on_the_files_grid(tmp_path, zoom):
     assert len(rows) == labels.max() > 5
     truth = cv2.erode(pixels[0], np.ones((5, 5))) > 0
     assert np.count_nonzero((labels > 0) & truth) > 0.95 * np.count_nonzero(truth)
+
+
+def test_small_holes_are_filled_where_the_image_was_shrunk(tmp_path):
+    """Rings whose hole is at most 64 px are discs at half the size too, as at once; larger ones stay rings."""
+    image = np.zeros((300, 420), np.uint8)
+    centres = [(y, x) for y in range(30, 300, 60) for x in range(34, 420, 60)]
+    for number, (y, x) in enumerate(centres):
+        cv2.circle(image, (x, y), 20, 255, -1)
+        cv2.circle(image, (x, y), 9 if number % 3 == 0 else 5, 0, -1)
+    pixels = np.repeat(image[None], 3, axis=0)
+    labels, rows, _ = streamed(pixels, tmp_path, zoom=0.5)
+    expected, _ = whole(pixels, zoom=0.5)
+    assert same_objects(labels, expected)
+    assert len(rows) == len(centres)
+    filled = [labels[y, x] > 0 for y, x in centres]
+    assert filled == [number % 3 != 0 for number in range(len(centres))]
 
 
 def test_a_model_of_a_fixed_size_gets_it_of_a_large_image_too(tmp_path):
