@@ -7,6 +7,7 @@ from queue import Empty, Full, Queue
 from threading import Event
 from typing import Generic, Protocol, TypeVar
 
+from pipeline.inference.forward import precision_of
 from pipeline.model.prepare import Preparation
 from pipeline.types import Array, Pixels
 
@@ -82,6 +83,7 @@ class SharedEngine:
         self._engines = list(engines)
         first = self._engines[0]
         self.name, self.outputs, self.halo, self.stride = first.name, first.outputs, first.halo, first.stride
+        self.precision = " and ".join(sorted({precision_of(engine) for engine in self._engines}))
 
     @property
     def core(self) -> int:

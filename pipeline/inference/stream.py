@@ -23,7 +23,7 @@ from pipeline.inference.blocks import SIZES, Block, Sizes, plan_band, plan_block
 from pipeline.inference.decode_block import DecodedBlock, Decoder
 from pipeline.inference.engines import Engine
 from pipeline.inference.grid import ModelGrid
-from pipeline.inference.planes import PlaneStore
+from pipeline.inference.planes import PlaneStore, name_work
 from pipeline.inference.predict import predict_tiles, tile_grid
 from pipeline.inference.stitch import Owned, Stitcher
 from pipeline.model.bundle import TrainedModel
@@ -125,7 +125,8 @@ class Stream:
     def predicting(self) -> "Iterator[tuple[PlaneStore, Written, Future[None]]]":
         """Predict in a thread of its own: where the bands go, how many are there, and what may have gone wrong."""
         grid = ModelGrid(self.source, self.model.record.prepare.channels, self.channel, self.preparation)
-        store = PlaneStore(self.scratch, self.kept, grid.shape, self.identity, self.sizes.band)
+        work = name_work(self.identity, self.preparation, self.engine)
+        store = PlaneStore(self.scratch, self.kept, grid.shape, work, self.sizes.band)
         written = Written()
         with ThreadPoolExecutor(1, thread_name_prefix="predict") as thread:
             predicted = thread.submit(self._predict, grid, store, written)

@@ -354,6 +354,36 @@ def test_a_damaged_band_is_predicted_again(tmp_path):
     assert np.array_equal(labels, expected)
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"preparation": lambda seen: seen.inverted()},
+        {"preparation": lambda seen: replace(seen, scale=tuple(2 * s for s in seen.scale))},
+        {"preparation": lambda seen: replace(seen, offset=tuple(o + 1 for o in seen.offset))},
+        {"preparation": lambda seen: replace(seen, shape=(392, 292))},  # on the same padded grid
+        {"name": "openvino"},
+        {"precision": "bfloat16"},
+    ],
+)
+def test_bands_of_other_work_are_not_used(tmp_path, other):
+    """Another view of the image, another engine or precision: all is predicted anew, else nothing."""
+    model, pixels = make_model(), np.repeat(field_of_discs((400, 300), 60, 14, 6)[None], 3, axis=0)
+    preparation = fit(pixels, model.record.prepare, stride=16)
+    change = other.pop("preparation", lambda seen: seen)
+
+    def tiles(engine, seen):
+        stream = Stream(model, engine, Memory(pixels), seen, tmp_path, "test", sizes=SMALL)
+        list(stream.parts(1))
+        return engine.tiles
+
+    assert tiles(Blurs(64), preparation) == 35
+    assert tiles(Blurs(64), preparation) == 0
+    changed = Blurs(64)
+    for name, value in other.items():
+        setattr(changed, name, value)
+    assert tiles(changed, change(preparation)) == 35
+
+
 def a_model_that_sees_the_whole_field():
     """InstanceNorm: its windows are blended."""
     config = MonaiBasicUNet(filters=(4, 4, 8, 8, 8, 4), out_channels=3)
