@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 
 from pipeline.data.blocks import Grid, Quad
 from pipeline.data.choices import Choice, pick_series, refuse_choice
-from pipeline.data.sources import FileSource, check_claim, check_size, kept_dtype, stated_geometry
+from pipeline.data.sources import BROKEN, FileSource, check_claim, check_size, kept_dtype, stated_geometry
 from pipeline.errors import ImageError
 from pipeline.types import Array, Geometry
 
 _HINT = "copy or export the file again"
-_BROKEN = (OSError, EOFError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, IndexError, MemoryError)
 _TOLERANCE = 0.01  # part of the spacing by which slices may be off their place
 _ALIKE = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation")
 _COLOURS = {"MONOCHROME1": 1, "MONOCHROME2": 1, "RGB": 3, "YBR_FULL": 3, "YBR_FULL_422": 3, "YBR_RCT": 3, "YBR_ICT": 3}
@@ -61,7 +60,7 @@ def read_header(path: Path) -> Any:
         header = pydicom.dcmread(path, stop_before_pixels=True)
         if "Rows" not in header or "Columns" not in header:
             raise ImageError(str(path), "a DICOM file without an image", "an image", "leave it out of the folder")
-    except (InvalidDicomError, *_BROKEN) as error:
+    except (InvalidDicomError, *BROKEN) as error:
         raise ImageError(str(path), f"a damaged DICOM file ({error})", "a whole image", _HINT) from error
     return header
 
@@ -131,7 +130,7 @@ def share_a_series(files: Sequence[Path]) -> bool:
     for file in files:
         try:
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
-        except (InvalidDicomError, *_BROKEN):
+        except (InvalidDicomError, *BROKEN):
             continue  # opening it says why
         series = str(header.get("SeriesInstanceUID", ""))
         if series in seen:
@@ -221,7 +220,7 @@ def _pixels(one: Slice, dtype: np.dtype[Any]) -> Array:
     try:
         data = pydicom.dcmread(one.path)
         pixels = np.asarray(data.pixel_array)
-    except (*_BROKEN, NotImplementedError) as error:
+    except (*BROKEN, NotImplementedError) as error:
         raise ImageError(str(one.path), f"damaged pixels ({error})", "a whole slice", _HINT) from error
     if pixels.size != prod((int(one.header.Rows), int(one.header.Columns), _colours(one))):
         raise ImageError(str(one.path), f"pixels of shape {pixels.shape}", "those of its header", _HINT)

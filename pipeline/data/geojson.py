@@ -4,8 +4,9 @@ One feature an object, named by its label: closed rings along the pixel edges in
 then the holes; an object in several 4-connected pieces is a MultiPolygon. A score is a QuPath measurement.
 
 QuPath knows annotations, which people draw and correct, and detections, which are locked and made for large numbers.
-Up to `EDITABLE` objects we write annotations, to be corrected and ingested again, beyond that detections, for QuPath
-takes minutes over as many annotations.
+Up to `EDITABLE` objects of an image in memory we write annotations, to be corrected and ingested again, beyond that
+detections, for QuPath takes minutes over as many annotations. Of a streamed image all are detections: the first is
+written before anybody knows how many will come.
 """
 
 import json

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from pipeline.data.choices import Choice, Pages, refuse_choice
-from pipeline.data.sources import FileSource
+from pipeline.data.sources import BROKEN, FileSource
 from pipeline.errors import ImageError
 
 WANTED: Final = "PNG, JPEG, BMP, TIFF, SVS, OME-Zarr, NIfTI, DICOM, CZI, ND2 or LIF"
@@ -85,7 +85,14 @@ def open_image(
     ImageError : missing, empty, unreadable, truncated, unsupported or too large; ambiguous without an option.
     """
     choice = Choice(pages, series, level, time, max_megapixels)
-    return _open_folder(path, choice).at_level(level) if path.is_dir() else _open_file(path, choice).at_level(level)
+    try:
+        opened = _open_folder(path, choice) if path.is_dir() else _open_file(path, choice)
+    except OSError as error:
+        raise ImageError(str(path), str(error), "an image file", "check the path and its rights") from error
+    except BROKEN as error:
+        hint = "copy or export the image again"
+        raise ImageError(str(path), f"a damaged image ({error!r})", "a whole one", hint) from error
+    return opened.at_level(level)
 
 
 def _open_folder(path: Path, choice: Choice) -> FileSource:
@@ -102,11 +109,8 @@ def _open_folder(path: Path, choice: Choice) -> FileSource:
 
 
 def _open_file(path: Path, choice: Choice) -> FileSource:
-    try:
-        with path.open("rb") as file:
-            head = file.read(132)
-    except OSError as error:
-        raise ImageError(str(path), str(error), "an image file", "check the path and its rights") from error
+    with path.open("rb") as file:
+        head = file.read(132)
     if not head:
         raise ImageError(str(path), "an empty file", "an image", "copy or export the file again")
     return _open_raster(path, head, choice) or _open_scientific(path, head, choice)

@@ -18,13 +18,12 @@ import numpy as np
 
 from pipeline.data.blocks import Grid, Quad
 from pipeline.data.choices import Choice, choose_roles, pick_series
-from pipeline.data.sources import FileSource, check_claim, stated_geometry
+from pipeline.data.sources import BROKEN, FileSource, check_claim, stated_geometry
 from pipeline.errors import ImageError
 from pipeline.types import Array, Geometry
 
 Kind = Literal["czi", "nd2", "lif"]
 _PACKAGES: dict[Kind, str] = {"czi": "pylibCZIrw", "nd2": "nd2", "lif": "liffile"}
-_BROKEN = (OSError, EOFError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, IndexError, MemoryError)
 _HINT = "copy or export the file again"
 _CZI_TILE = 2048
 _CZI_CACHE = 256_000_000  # bytes of decoded sub-blocks, so that neighbouring tiles do not decode them again
@@ -58,7 +57,7 @@ def open_microscopy(path: Path, kind: Kind, choice: Choice) -> FileSource:
         came = f"a .{kind} file, which needs the package {_PACKAGES[kind]} ({error})"
         hint = "install the extra maskline[microscopy] or export as OME-TIFF"
         raise ImageError(str(path), came, "a format that can be read", hint) from error
-    except _BROKEN as error:
+    except BROKEN as error:
         raise ImageError(str(path), f"a damaged .{kind} file ({error})", "a whole image", _HINT) from error
     return source_of(path, planes, choice)
 
@@ -80,7 +79,7 @@ def source_of(path: Path, planes: Planes, choice: Choice) -> FileSource:
         spans = slice(top, min(top + rows, height)), slice(left, min(left + columns, width))
         try:
             return planes.plane(places, *spans).reshape(planes.channels, 1, *(s.stop - s.start for s in spans))
-        except _BROKEN as error:
+        except BROKEN as error:
             raise ImageError(str(path), f"damaged pixels ({error})", "a whole image", _HINT) from error
 
     dimensions = 3 if roles.stack else 2

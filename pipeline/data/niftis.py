@@ -1,6 +1,5 @@
 """NIfTI-1 and -2, plain or gzipped: pixels in (Z, Y, X), which is the file's own (x, y, z) transposed."""
 
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +11,7 @@ import numpy as np
 
 from pipeline.data.blocks import Grid, Quad, whole
 from pipeline.data.choices import Choice, choose_roles, refuse_choice
-from pipeline.data.sources import DEFLATE, FileSource, check_claim, check_size, stated_geometry
+from pipeline.data.sources import BROKEN, DEFLATE, FileSource, check_claim, check_size, stated_geometry
 from pipeline.errors import ImageError
 from pipeline.types import Array, Geometry, Unit
 
@@ -31,7 +30,7 @@ def load_nifti(path: Path) -> Any:
         image = nibabel.load(path)
         if not isinstance(image, (nibabel.Nifti1Image, nibabel.Nifti2Image)):
             raise ImageError(str(path), type(image).__name__, "a NIfTI file", "convert it to NIfTI")
-    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
+    except (ImageFileError, HeaderDataError, *BROKEN) as error:
         raise ImageError(str(path), f"a damaged NIfTI file ({error})", "a whole image", _HINT) from error
     _check_header(path, image)
     return image
@@ -157,5 +156,5 @@ def _read(path: Path, image: Any, planes: list[int], depth: slice, rows: slice) 
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except BROKEN as error:
         raise ImageError(str(path), f"damaged voxels ({error})", "a whole image", _HINT) from error

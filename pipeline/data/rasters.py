@@ -13,7 +13,7 @@ import imagecodecs
 import numpy as np
 
 from pipeline.data.blocks import whole
-from pipeline.data.sources import ANY_CODEC, DEFLATE, FileSource, check_claim, check_size
+from pipeline.data.sources import ANY_CODEC, BROKEN, DEFLATE, FileSource, check_claim, check_size
 from pipeline.errors import ImageError
 from pipeline.types import Array, Geometry
 
@@ -45,7 +45,7 @@ def _decoder(path: Path, decode: Callable[[bytes], Array], channels: int) -> Cal
     def read() -> Array:
         try:
             pixels = decode(_bytes(path))
-        except (RuntimeError, ValueError, OSError) as error:
+        except BROKEN as error:
             raise ImageError(str(path), f"damaged pixels ({error})", "a whole image", _HINT) from error
         return channels_first(pixels, channels)
 
@@ -137,7 +137,7 @@ def open_bmp(path: Path, max_megapixels: float) -> FileSource:
         with Pil.open(path, formats=["BMP"]) as picture:
             width, height = picture.size
             mode = picture.mode
-    except (OSError, ValueError, SyntaxError, Pil.DecompressionBombError) as error:
+    except (Pil.DecompressionBombError, *BROKEN) as error:
         raise ImageError(str(path), f"a damaged BMP ({error})", "a whole image", _HINT) from error
     check_size(str(path), (height, width), max_megapixels)
     check_claim(str(path), height * width, path.stat().st_size)
@@ -147,7 +147,7 @@ def open_bmp(path: Path, max_megapixels: float) -> FileSource:
         try:
             with Pil.open(path, formats=["BMP"]) as picture:
                 pixels = np.asarray(picture if channels == 1 else picture.convert("RGB"))
-        except (OSError, ValueError, SyntaxError) as error:
+        except BROKEN as error:
             raise ImageError(str(path), f"damaged pixels ({error})", "a whole image", _HINT) from error
         return channels_first(pixels, channels)
 

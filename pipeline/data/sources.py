@@ -3,6 +3,8 @@
 The dtypes that leave here are uint8, uint16 and float32: bool becomes 0/255, wider or signed numbers become float32.
 """
 
+import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -20,6 +22,10 @@ KEPT = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 NAMES = {1: ("grey",), 3: ("red", "green", "blue")}
 DEFLATE = 1100  # times smaller than its content a deflated file can be (1,032, and headers)
 ANY_CODEC = 100_000  # the same for every codec in use; a header that claims more is wrong
+BROKEN = (  # what readers, ours and others', run into where a file says what cannot be
+    *(OSError, EOFError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, AssertionError),
+    *(RuntimeError, MemoryError, SyntaxError, struct.error, zlib.error),
+)
 
 
 def kept_dtype(dtype: np.dtype[Any], where: str) -> np.dtype[Any]:

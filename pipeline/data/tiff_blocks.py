@@ -1,6 +1,5 @@
 """The strips and tiles of a TIFF as blocks: checked against the file before any is decoded, decoded one at a time."""
 
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -12,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.blocks import FileBytes, Grid, Quad
-from pipeline.data.sources import check_claim
+from pipeline.data.sources import BROKEN, check_claim
 from pipeline.errors import ImageError
 from pipeline.types import Array
 
 HINT = "copy or export the file again"
-BROKEN = (OSError, EOFError, ValueError, RuntimeError, KeyError, IndexError, TypeError, MemoryError, struct.error)
 STRIP = 4 << 20  # bytes of rows that uncompressed pixels are read in
 NAMED = 5  # of the tiles that are not there
 _JPEG = (6, 7, 34892, 33007)

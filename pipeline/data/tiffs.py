@@ -12,8 +12,8 @@ import numpy as np
 
 from pipeline.data.blocks import FileBytes
 from pipeline.data.choices import Choice, choose_roles, pick_series
-from pipeline.data.sources import FileSource, check_size, kept_dtype, pyramid_geometries
-from pipeline.data.tiff_blocks import BROKEN, HINT, Look, check_layout, lay_out, level_grid, level_series
+from pipeline.data.sources import BROKEN, FileSource, check_size, kept_dtype, pyramid_geometries
+from pipeline.data.tiff_blocks import HINT, Look, check_layout, lay_out, level_grid, level_series
 from pipeline.data.tiff_sizes import ome_channels, tiff_geometry
 from pipeline.errors import ImageError
 

@@ -18,12 +18,11 @@ import numpy as np
 from pipeline.data.blocks import Grid, Quad
 from pipeline.data.choices import Choice, Roles, choose_roles, pick_series
 from pipeline.data.multiscales import Level, Multiscale, Transforms, pick_transforms
-from pipeline.data.sources import FileSource, check_claim, check_grid, kept_dtype, stated_geometry
+from pipeline.data.sources import BROKEN, FileSource, check_claim, check_grid, kept_dtype, stated_geometry
 from pipeline.errors import ImageError
 from pipeline.types import Array, Geometry
 
 _HINT = "copy or export the folder again"
-_BROKEN = (OSError, EOFError, ValueError, RuntimeError, KeyError, TypeError, IndexError, AttributeError, MemoryError)
 _UNITS = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6, "angstrom": 1e-4}
 _METADATA = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
 
@@ -39,7 +38,7 @@ def open_zarr(path: Path, choice: Choice) -> FileSource:
         axes = _axes(where, multiscale)
         arrays = [zarr.open_array(path / inner / name, mode="r") for name in names]
         scales = [_scale(multiscale, dataset, len(axes)) for dataset in multiscale["datasets"]]
-    except _BROKEN as error:
+    except BROKEN as error:
         raise ImageError(where, f"damaged metadata ({error!r})", "an OME-Zarr image", _HINT) from error
     _check_arrays(where, arrays, axes)
     roles = choose_roles(where, dict(zip(axes, arrays[0].shape, strict=True)) | {"Y": 1, "X": 1}, choice, volume=True)
@@ -70,7 +69,7 @@ def _attributes(folder: Path) -> dict[str, Any]:
         try:
             stated = json.loads(file.read_text(encoding="utf-8"))
             return dict(stated.get("attributes", {}).get("ome", {}) if name == "zarr.json" else stated)
-        except (OSError, ValueError, AttributeError, TypeError) as error:
+        except BROKEN as error:
             raise ImageError(str(file), f"damaged metadata ({error})", "JSON", _HINT) from error
     return {}
 
@@ -144,7 +143,7 @@ def _stated(where: str, multiscale: Mapping[str, Any], levels: Sequence["_Level"
             pick_transforms(dataset.get("coordinateTransformations"), places, len(axes))
             for dataset in multiscale["datasets"]
         ]
-    except _BROKEN as error:
+    except BROKEN as error:
         raise ImageError(where, f"damaged transformations ({error!r})", "numbers", _HINT) from error
     unscaled: Transforms = ({"type": "scale", "scale": [1.0] * len(places)},)
     return Multiscale(
@@ -229,7 +228,7 @@ class _Level:
             if size == 0 or (size < 0 and self.array.fill_value is None):
                 raise ImageError(str(file), "no bytes", "a chunk, for the array has no fill value", _HINT)
             return np.asarray(self.array[tuple(at)])
-        except _BROKEN as error:
+        except BROKEN as error:
             raise ImageError(str(file), f"a damaged chunk ({error})", "a whole chunk", _HINT) from error
 
     def check(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.inference.busy import busy_seconds
-from pipeline.inference.forward import identity
+from pipeline.inference.forward import identity, precision_of
 from pipeline.model.bundle import FlatBackground
 from pipeline.model.prepare import Preparation
 from pipeline.types import Array, Pixels
@@ -39,6 +39,7 @@ class SkippingEngine:
     def __init__(self, engine: "Engine", rule: FlatBackground) -> None:
         self._engine, self._rule, self.skipped = engine, rule, 0
         self.name, self.outputs, self.halo, self.stride = engine.name, engine.outputs, engine.halo, engine.stride
+        self.precision = precision_of(engine)
 
     @property
     def core(self) -> int:

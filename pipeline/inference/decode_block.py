@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.data.spans import Integers
 from pipeline.inference.blocks import SIZES, Block, Sizes
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 class DecodedBlock:
     """A block's own objects, one row each in `objects`, positions in the whole image; labels are 1..n until stitched.
 
-    `pixels` `(C, y, x)` is the core as the file has it. `cut` objects are larger than the widest margin: they end at
-    the core's edge.
+    `pixels` `(C, y, x)` is the core as the file has it. `cut` of the objects are parts of one that is larger than the
+    widest margin: they end at the core's edge.
     """
 
     owned: Owned
@@ -65,7 +66,7 @@ class Decoder:
         region = block.region(self.sizes.widest if wide else self.sizes.margin)
         planes, target = self._planes(region), self.model.record.target
         found = decode_components(planes, target, self._thresholds)
-        mine, cut = choose_owned(found, region, block)
+        mine, cut = choose_owned(found, region, block, self.sizes)
         if cut.size and not wide:
             return self.decode(block, wide=True)
         keep = np.union1d(mine, cut)
@@ -130,24 +131,45 @@ def inside(window: Window, region: Window) -> tuple[slice, slice]:
     return y, x
 
 
-def choose_owned(found: Components, region: Window, block: Block) -> tuple[Integers, Integers]:
+def choose_owned(found: Components, region: Window, block: Block, sizes: Sizes) -> tuple[Integers, Integers]:
     """Ids of the objects that begin (first pixel in raster order) in the block's core; ids of those that are cut.
 
-    Cut is what reaches into the core and to an edge of the region that is not the image's: larger than the margin.
+    Cut is an object that not every block whose core it reaches sees whole with the widest margin. Whoever does sees its
+    box, which says so; whoever does not sees it end at an edge of the region that is not the image's. So all of these
+    blocks agree, and either one of them has the object or each has what lies in its core.
     """
     box, core = found.box + np.tile(region.start, 2), block.core
     y, x = (found.first + region.start).T
     begins = (y >= core.start[0]) & (y < core.stop[0]) & (x >= core.start[1]) & (x < core.stop[1])
-    open_ended = np.zeros(len(box), bool)
+    cut = is_too_large(box, block.shape, sizes)
     for axis in (0, 1):
         if region.start[axis] > 0:
-            open_ended |= box[:, axis] == region.start[axis]
+            cut |= box[:, axis] == region.start[axis]
         if region.stop[axis] < block.shape[axis]:
-            open_ended |= box[:, axis + 2] == region.stop[axis]
+            cut |= box[:, axis + 2] == region.stop[axis]
     reaches = np.zeros(len(box) + 1, bool)
     reaches[found.labels[inside(core, region)].ravel()] = True
-    cut = open_ended & reaches[1:]
+    cut &= reaches[1:]
     return np.flatnonzero(begins & ~cut) + 1, np.flatnonzero(cut) + 1
+
+
+def is_too_large(box: Integers, shape: tuple[int, int], sizes: Sizes) -> NDArray[np.bool_]:
+    """Whether boxes `(n, 4)` in an image `(Y, X)` leave the widest region of a block whose core they touch.
+
+    No box of at most `widest` px a side does. The first and last of these cores along each axis decide.
+
+    >>> sizes = Sizes(side=128, margin=40, widest=96)
+    >>> boxes = np.array([[0, 118, 20, 214], [0, 118, 20, 340], [0, 10, 20, 138], [0, 0, 20, 128]])
+    >>> is_too_large(boxes, (400, 400), sizes).tolist()
+    [False, True, True, False]
+    """
+    answer = np.zeros(len(box), bool)
+    for axis in (0, 1):
+        start, stop = box[:, axis], box[:, axis + 2]
+        low = (stop - 1) // sizes.side * sizes.side - sizes.widest
+        high = (start // sizes.side + 1) * sizes.side + sizes.widest
+        answer |= ((low > 0) & (start <= low)) | ((high < shape[axis]) & (stop >= high))
+    return answer
 
 
 def clip_to_core(labels: Labels, cut: Integers, region: Window, core: Window) -> None:

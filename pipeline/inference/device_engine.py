@@ -74,7 +74,9 @@ class DeviceEngine:
         self._at_work = Busy()
         self._full = False  # has one tile been too large for the device?
         network = unet.channels_last(fold(model.network, fuse=self.device.type == "cpu").to(self.device))
-        forward = Forward(network, record.target, precision or _best_precision(self.device)).eval()
+        computed_in = precision or _best_precision(self.device)
+        self.precision = str(computed_in).removeprefix("torch.")
+        forward = Forward(network, record.target, computed_in).eval()
         self.forward: Callable[[Tensor, Tensor, Tensor], Tensor] = (
             torch.compile(forward, mode="max-autotune", dynamic=False) if compiled else forward
         )

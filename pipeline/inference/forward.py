@@ -38,6 +38,11 @@ class Raw(NamedTuple):
     scale: Pixels
 
 
+def precision_of(engine: object) -> str:
+    """What an engine's network computes in: float32 where it does not say."""
+    return str(getattr(engine, "precision", "float32"))
+
+
 def identity(channels: int, shape: tuple[int, ...]) -> Preparation:
     """The preparation of values that are prepared already; `shape` (y, x) is not looked at by engines."""
     sides = (int(shape[0]), int(shape[1]))

@@ -14,11 +14,23 @@ import numpy as np
 
 from pipeline.data.files import atomic_write
 from pipeline.errors import OutputError
+from pipeline.inference.forward import precision_of
 from pipeline.model.decode import Bytes
+from pipeline.model.prepare import Preparation
 from pipeline.types import FORMAT_VERSION, Window
 
 CHUNK = 1024  # columns that are packed together
 _MAGIC = b"maskline-band\0"
+
+
+def name_work(identity: str, preparation: Preparation, engine: object) -> str:
+    """What bands are of, and by whom: `identity` (image, model, settings), grid, how values were normalised, engine.
+
+    Two machines or versions may come to another view of the same image; bands of the one are of no use to the other.
+    """
+    seen = (preparation.original, preparation.shape, preparation.stride, preparation.offset, preparation.scale)
+    numbers = json.dumps([[float(value) for value in np.ravel(part)] for part in seen])
+    return f"{identity}, {numbers}, {getattr(engine, 'name', '')} in {precision_of(engine)}"
 
 
 class PlaneStore:

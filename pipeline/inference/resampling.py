@@ -44,6 +44,8 @@ def axis_weights(given: int, wanted: int, start: int, stop: int) -> tuple[csr_ma
 
 
 def resample(planes: Array, rows: csr_matrix, columns: csr_matrix) -> Pixels:
-    """`(C, Y, X)` by the weights of both axes to `(C, y, x)` float32."""
-    parts = (columns @ (rows @ plane.astype(np.float32)).T for plane in planes)
-    return np.stack([np.asarray(part.T, np.float32) for part in parts])
+    """`(C, Y, X)` by the weights of both axes to `(C, y, x)` float32, in C order."""
+    answer = np.empty((len(planes), rows.shape[0], columns.shape[0]), np.float32)
+    for plane, target in zip(planes, answer, strict=True):
+        target[...] = (columns @ (rows @ plane.astype(np.float32)).T).T
+    return answer

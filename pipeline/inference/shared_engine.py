@@ -11,6 +11,7 @@ from threading import Event, Lock
 from typing import Generic, Protocol, TypeVar
 
 from pipeline.inference.busy import busy_seconds
+from pipeline.inference.forward import precision_of
 from pipeline.model.prepare import Preparation
 from pipeline.types import Array, Pixels
 
@@ -76,6 +77,7 @@ class SharedEngine:
         self._engines = list(engines)
         first = self._engines[0]
         self.name, self.outputs, self.halo, self.stride = first.name, first.outputs, first.halo, first.stride
+        self.precision = " and ".join(sorted({precision_of(engine) for engine in self._engines}))
         self._given, self._counting = [0] * len(self._engines), Lock()  # pixels; images may be in the works together
 
     @property

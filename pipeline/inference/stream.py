@@ -25,7 +25,7 @@ from pipeline.inference.busy import busy_seconds
 from pipeline.inference.decode_block import DecodedBlock, Decoder
 from pipeline.inference.engines import Engine
 from pipeline.inference.grid import ModelGrid
-from pipeline.inference.planes import PlaneStore
+from pipeline.inference.planes import PlaneStore, name_work
 from pipeline.inference.predict import predict_tiles, tile_grid
 from pipeline.inference.stitch import Owned, Stitcher
 from pipeline.inference.windows import Tile
@@ -135,7 +135,8 @@ class Stream:
     def predicting(self) -> "Iterator[tuple[PlaneStore, Written, Future[None]]]":
         """Predict in a thread of its own: where the bands go, how many are there, and what may have gone wrong."""
         grid = ModelGrid(self.source, self.model.record.prepare.channels, self.channel, self.preparation)
-        store = PlaneStore(self.scratch, self.kept, grid.shape, self.identity, self.sizes.band)
+        work = name_work(self.identity, self.preparation, self.engine)
+        store = PlaneStore(self.scratch, self.kept, grid.shape, work, self.sizes.band)
         written = Written()
         self.watch(Event("predict", 0, store.shape[0]))
         with ThreadPoolExecutor(1, thread_name_prefix="predict") as thread:

@@ -103,7 +103,7 @@ def decode(probabilities: Pixels | Bytes, target: Target, thresholds: Thresholds
 def decode_components(probabilities: Pixels | Bytes, target: Target, thresholds: Thresholds) -> Components:
     """Probabilities `(K, Y, X)`, float32 in [0, 1] or uint8 in 0..255, to instances; see the head of this module."""
     planes = to_bytes(probabilities)
-    mask = planes[0] > _level(thresholds.foreground)
+    mask = np.greater(planes[0], _level(thresholds.foreground), order="C")  # its holes are filled in place
     spans = find_spans(mask)
     if isinstance(target, MaskTarget):
         return _number(mask.shape, spans, *connect(spans), None, thresholds.minimum_area)

@@ -100,7 +100,7 @@ def span_distance(labels: np.ndarray, spans: Spans) -> Pixels:
     if not spans.row.size:
         return np.zeros(0, np.float32)
     flat, width = labels.ravel(), labels.shape[1]
-    core = labels != 0  # less the first row of pixels of an object that touches something else
+    core = np.not_equal(labels, 0, order="C")  # less the first row of pixels of an object that touches something else
     inner = core.ravel()
     for step, wraps in ((1, True), (width, False)):
         same = flat[step:] == flat[:-step]

@@ -32,6 +32,11 @@ def is_output_trouble(error: OSError) -> bool:
     return error.errno in _FULL | _NO_RIGHTS
 
 
+def is_full(error: OSError) -> bool:
+    """Whether a disk takes no more: full, or read-only. Nothing that reading could come to."""
+    return error.errno in _FULL | {errno.EROFS}
+
+
 def output_error(out: Path, error: OSError) -> OutputError:
     """What to tell when the output folder cannot be written."""
     reason = error.strerror or str(error)

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,8 +116,18 @@ def which_engine(config: SegmentConfig) -> str:
     """What `--engine auto` comes to: engines differ in their last digits, so a folder is not mixed from two."""
     if config.engine != "auto":
         return config.engine
-    on_cpu = config.device in ("auto", "cpu")
-    return "openvino" if on_cpu and importlib.util.find_spec("openvino") is not None else "torch"
+    if config.device not in ("auto", "cpu") or importlib.util.find_spec("openvino") is None:
+        return "torch"
+    return "openvino" if config.device == "cpu" or not _has_accelerator() else "torch"
+
+
+def _has_accelerator() -> bool:
+    """Whether `--device auto` is a GPU here; torch, slow to load, is asked only where there may be one."""
+    if sys.platform == "linux" and not any(Path("/dev", x).exists() for x in ("nvidiactl", "nvmap", "kfd", "dxg")):
+        return False
+    from pipeline.inference.engines import choose_device
+
+    return choose_device("auto") != "cpu"
 
 
 def absolute(config: SegmentConfig) -> SegmentConfig:

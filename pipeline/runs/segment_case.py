@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.config import ImageOptions, SegmentConfig
 from pipeline.data.files import remove, sha256_file
-from pipeline.errors import ImageError, MasklineError, ModelError, OutputError
+from pipeline.errors import ImageError, ModelError
 from pipeline.results.ledger import Entry, Product, Stamp, stamp
-from pipeline.results.lock import is_output_trouble, output_error, writing
+from pipeline.results.lock import writing
+from pipeline.results.names import label_suffix
 from pipeline.runs.case_products import (
     describe_small,
     label_paths,
@@ -28,6 +29,7 @@ from pipeline.runs.case_products import (
     write_picture,
     write_products,
 )
+from pipeline.runs.failures import explain, let_pass
 from pipeline.runs.measure_answer import measure_answer
 from pipeline.runs.model_record import class_key, read_record
 from pipeline.runs.stages import Stages, Watched
@@ -141,7 +143,7 @@ def segment_case(case: Case, job: ChunkJob, watch: Watch = unwatched) -> Worked:
                 _check_unchanged(case, before)
             return _finish(case, job, opened, answer, source, stages)
     except Exception as error:  # noqa: BLE001 - the per-image border: anything wrong with one image stays with it
-        _let_pass(error, stages.at, job.out)
+        let_pass(error, stages.at, job.out)
         return Worked(_failure(case, job, source, stages, error))
 
 
@@ -160,8 +162,10 @@ def _open(case: Case, job: ChunkJob, stages: Stages) -> "FileSource":
 
 
 def is_large(source: ImageSource, config: SegmentConfig) -> bool:
-    """Whether an opened image is streamed instead of held in memory."""
-    return len(source.shape) == 3 and source.shape[1] * source.shape[2] > config.whole_megapixels * 1e6
+    """Whether an opened image is streamed instead of held in memory; NIfTI never is, for its labels are NIfTI too."""
+    if len(source.shape) != 3 or label_suffix(source.path.name) == ".nii.gz":
+        return False
+    return source.shape[1] * source.shape[2] > config.whole_megapixels * 1e6
 
 
 def _answer(opened: ImageSource, job: ChunkJob, stages: Stages) -> Answer:
@@ -177,15 +181,16 @@ def _answer(opened: ImageSource, job: ChunkJob, stages: Stages) -> Answer:
 def _stream(case: Case, job: ChunkJob, opened: "FileSource", source: Product, stages: Stages, watch: Watch) -> Worked:
     """One image larger than memory, from file to files."""
     from pipeline.runs.plan_large import check_disk, stream_cost
-    from pipeline.runs.segment_large import describe_large, scratch_folder
+    from pipeline.runs.scratch import begin_work
+    from pipeline.runs.segment_large import describe_large
 
     identity = f"{source.sha256} {job.model_digest} {job.settings}"
-    scratch = scratch_folder(job.out, f"{case.relative} {identity}")  # a copy of the image has one of its own
     with stages.stage("load"):
         segmenter = load_segmenter(job)
     names = label_paths(case, job.config.geojson)
     check_disk(stream_cost(opened.shape, opened.dtype.itemsize, read_record(job.model)), job.out)
-    with stages.stage("segment"):
+    own = f"{case.relative} {identity}"  # a copy of the image has work of its own
+    with stages.stage("segment"), begin_work(job.out, own, case, source.sha256) as scratch:
         large = _streamed(opened, segmenter, job, scratch, identity, [job.out / name for name in names], watch)
     with stages.stage("read"):
         _check_unchanged(case, source.stamp)
@@ -241,27 +246,6 @@ def _try(source: ImageSource) -> None:
         source.read()
 
 
-def _let_pass(error: Exception, stage: str, out: Path) -> None:
-    """Raise what is no one image's fault; return for what is."""
-    if stage == "load":
-        raise error
-    reason = error.__cause__ if isinstance(error, OutputError) else error
-    if stage in ("write", "picture") and isinstance(reason, OSError) and is_output_trouble(reason):
-        raise output_error(out, reason) from error
-
-
-def _explain(error: Exception, case: Case) -> tuple[str, str]:
-    """What images.csv says of a failure, wherever the folder lies, and what to do about it."""
-    if isinstance(error, MasklineError):
-        return error.message.replace(str(case.image), case.relative), error.hint
-    text = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".replace(str(case.image), case.relative)
-    if isinstance(error, MemoryError) or "out of memory" in text.lower():
-        return text, "free memory, segment on a larger machine, or cut the image into parts"
-    if isinstance(error, OSError):
-        return text, "check that the file is there and may be read, then run again"
-    return text, "look into maskline.log; if the file opens elsewhere, report this with the file"
-
-
 def _finish(case: Case, job: ChunkJob, opened: "FileSource", answer: Answer, source: Product, stages: Stages) -> Worked:
     with stages.stage("measure"):
         objects = measure_answer(answer)
@@ -280,7 +264,7 @@ def _finish(case: Case, job: ChunkJob, opened: "FileSource", answer: Answer, sou
 
 def _failure(case: Case, job: ChunkJob, source: Product, stages: Stages, error: Exception) -> Entry:
     """The entry of an image that failed; what an earlier run made of it is taken away, for it is not true any more."""
-    message, hint = _explain(error, case)
+    message, hint = explain(error, case)
     log.debug("%s failed at %s", case.relative, stages.at, exc_info=error)
     with writing(job.out):
         for name in (*label_paths(case, True), *label_paths(case, False, classes=True), picture_path(case.id)):

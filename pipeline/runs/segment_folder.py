@@ -24,6 +24,7 @@ from pipeline.runs.collect_results import (
 )
 from pipeline.runs.plan_segmentation import Plan, absolute, find_work, make_plan, plan_segmentation
 from pipeline.runs.record_run import Tally, Tracked, describe_run, logging_to, write_run
+from pipeline.runs.scratch import drop_others
 from pipeline.runs.segment_case import ChunkJob
 from pipeline.runs.segment_chunk import LEDGER, segment_chunk
 from pipeline.types import Event, Failed, Outcome, RunChunks, Watch, run_serially, unwatched
@@ -72,6 +73,9 @@ def segment_folder(
         _set_damaged_aside(ledger, config.out)
         plan = make_plan(config, found, ledger)
         _claim_for_folder(plan, ledger)
+        left = drop_others(config.out, (planned.case for planned in plan.todo), plan.model_digest, plan.settings)
+        if left:
+            log.info("%d large images were begun that are not to be done, or not so: that work is removed", left)
         run = ledger.next_run()
         log.info("run %s of %s: %d to do, %d skipped", run, config.folder, len(plan.todo), len(plan.skipped))
         with Tracked(plan) as tracked:

@@ -1,6 +1,5 @@
 """One image larger than memory, from file to files: labels, rows and pictures are written as its parts come."""
 
-import hashlib
 import logging
 import time
 from collections import deque
@@ -13,7 +12,6 @@ import cv2
 import numpy as np
 
 from pipeline.config import ImageOptions
-from pipeline.results.lock import STATE
 from pipeline.types import Array, Geometry, Image, ImageSource, Labels, Watch, Window
 
 if TYPE_CHECKING:
@@ -251,11 +249,6 @@ def _pieces(part: "Part") -> "Iterator[Piece]":
     for own, (label, y0, x0, y1, x1, sure) in enumerate(rows, start=1):
         inside = part.owned.labels[y0 - top : y1 - top, x0 - left : x1 - left] == own
         yield Piece(int(label), int(y0), int(x0), inside, float(sure))
-
-
-def scratch_folder(out: Path, identity: str) -> Path:
-    """Where an image's work lies until it is done: found again by a run that goes on with the same work."""
-    return out / STATE / "large" / hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
 def describe_large(large: Large, source: ImageSource) -> dict[str, Any]:

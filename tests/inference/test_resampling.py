@@ -29,3 +29,9 @@ def test_a_part_is_the_part_of_the_whole(given_side, wanted, cut):
     whole = axis_weights(given_side, wanted, 0, wanted)[0] @ values
     weights, first, last = axis_weights(given_side, wanted, start, stop)
     assert np.array_equal(weights @ values[first:last], whole[start:stop])
+
+
+def test_the_answer_lies_in_memory_as_others_do():
+    """Row by row, whatever the multiplication leaves: what is made of it is written through flat views."""
+    weights = axis_weights(12, 30, 0, 30)[0]
+    assert resample(np.zeros((3, 12, 12), np.uint8), weights, weights).flags.c_contiguous

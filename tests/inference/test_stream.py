@@ -12,18 +12,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_model import make_model
+from scipy.ndimage import binary_fill_holes, find_objects
+from skimage.measure import label as label_components
+from skimage.morphology import remove_small_objects
 
 import unet
 from pipeline.config import FixedSize, ImageOptions, MonaiBasicUNet
 from pipeline.data.simulate import simulate_image
 from pipeline.inference.blocks import Sizes
 from pipeline.inference.engines import make_engine
+from pipeline.inference.forward import on_grid
 from pipeline.inference.planes import PlaneStore
 from pipeline.inference.predict import predict
 from pipeline.inference.segment import Segmenter
 from pipeline.inference.stream import Stream
 from pipeline.model.bundle import TrainedModel, find_model, load_model
-from pipeline.model.decode import decode, to_bytes
+from pipeline.model.decode import decode, scale_areas, to_bytes
 from pipeline.model.prepare import fit
 from pipeline.scoring.confidence import ConfidenceSums, confidence
 from pipeline.scoring.measure import measure
@@ -106,14 +110,14 @@ def streamed(pixels, scratch, core=64, sizes=SMALL, zoom=1.0, engine=None, parts
     return labels, pd.concat(rows, ignore_index=True), cut
 
 
-def whole(pixels):
+def whole(pixels, zoom=1.0):
     """The label image of `pixels` `(C, Y, X)`, predicted and decoded at once, and its probabilities."""
     model = make_model()
-    preparation = fit(pixels, model.record.prepare, stride=16)
-    height, width = pixels.shape[1:]
-    padded = np.pad(pixels, ((0, 0), (0, -height % 16), (0, -width % 16)), mode="symmetric")
-    answer = next(iter(Blurs(64).map([padded], preparation)))[:, :height, :width]
-    return decode(answer, model.record.target, model.thresholds), answer
+    preparation = fit(pixels, model.record.prepare, stride=16, zoom=zoom)
+    planes = predict(Blurs(64), *on_grid(pixels, preparation))
+    answer = preparation.undo(planes)
+    thresholds = scale_areas(model.thresholds, 1 / zoom**2)
+    return decode(answer, model.record.target, thresholds), answer
 
 
 def same_objects(a, b):
@@ -197,6 +201,86 @@ def test_an_object_larger_than_the_widest_margin_is_cut_and_counted_but_no_pixel
     assert (np.diff(np.unique(np.flatnonzero((labels[90, :-1] != labels[90, 1:]) & (labels[90, 1:] > 0)))) > 0).all()
 
 
+@dataclass
+class Shows(Blurs):
+    """An engine that gives the image itself: what is bright is one object a component."""
+
+    def map(self, tiles, preparation):
+        for tile in tiles:
+            seen = (tile[0] > 0).astype(np.float32)
+            yield np.stack([seen, np.zeros_like(seen), seen])
+
+
+def streamed_and_whole(mask, scratch, sizes=SMALL):
+    """The labels, rows and cuts of the components of a mask, and the components of the whole image."""
+    pixels = np.repeat((mask * np.uint8(255))[None], 3, axis=0)
+    labels, rows, cut = streamed(pixels, scratch, sizes=sizes, engine=Shows(64))
+    return labels, rows, cut, label_components(mask, connectivity=1)
+
+
+def check_rows_and_pixels(labels, rows, cut, components):
+    """Nothing is lost, rows are the labels, what is no larger than the widest margin is the whole image's object."""
+    assert np.array_equal(labels > 0, components > 0)
+    numbers, areas = np.unique(labels[labels > 0], return_counts=True)
+    assert numbers.tolist() == sorted(rows["label"]) == list(range(1, len(rows) + 1))
+    assert areas.tolist() == rows.sort_values("label")["area_px2"].tolist()
+    parts = 0
+    for number, (y, x) in enumerate(find_objects(components), start=1):
+        found = np.unique(labels[components == number])
+        if max(y.stop - y.start, x.stop - x.start) <= SMALL.widest:
+            assert len(found) == 1
+        assert len(found) == 1 or len(np.unique(components[np.isin(labels, found)])) == 1
+        parts += len(found) if len(found) > 1 else 0
+    assert parts <= cut <= len(rows)
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_bars_of_every_place_and_length_lose_no_pixel(tmp_path, across):
+    """Whether they end or begin just beyond a core's edge, as long as a margin or longer, in one core or in four."""
+    near = [edge + offset for edge in (128, 256) for offset in (-97, -96, -41, -40, -10, -1, 0, 1)]
+    for start in [0, 1, 10, *near]:
+        lengths = (10, 40, 41, 95, 96, 97, 128, 129, 137, 222, 224, 225, 256, 300, 352, 353)
+        mask = np.zeros((4 * len(lengths), 480), bool)
+        for row, length in enumerate(lengths):
+            mask[4 * row + 1 : 4 * row + 3, start : start + length] = True
+        mask = mask.T if across else mask
+        check_rows_and_pixels(*streamed_and_whole(np.ascontiguousarray(mask), tmp_path / str(start)))
+
+
+def test_what_a_block_sees_whole_is_cut_where_its_neighbour_does_not(tmp_path):
+    """A bar that begins 10 px before a core and one that ends 10 px behind one: as many parts as rows."""
+    mask = np.zeros((120, 500), bool)
+    mask[10:30, 118:340] = True
+    mask[60:80, 10:138] = True
+    labels, rows, cut, _ = streamed_and_whole(mask, tmp_path)
+    assert np.array_equal(labels > 0, mask)
+    assert (cut, len(rows), len(np.unique(labels)) - 1) == (5, 5, 5)
+    assert sorted(rows["area_px2"]) == [20 * n for n in (10, 10, 84, 118, 128)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    boxes=st.lists(
+        st.tuples(st.integers(0, 395), st.integers(0, 395), st.integers(4, 330), st.integers(4, 30), st.integers(0, 3)),
+        min_size=1,
+        max_size=7,
+    ),
+    height=st.integers(60, 420),
+    width=st.integers(60, 420),
+)
+def test_whatever_is_drawn_no_pixel_is_lost_and_rows_are_labels(tmp_path_factory, boxes, height, width):
+    """Bars and L-shapes of any length, alone or one on top of another."""
+    mask = np.zeros((height, width), bool)
+    for y, x, long, thick, kind in boxes:
+        if kind != 1:
+            mask[y : y + thick, x : x + long] = True
+        if kind != 0:
+            left = x if kind < 3 else max(0, x + long - thick)
+            mask[y : y + long, left : left + thick] = True
+    mask = remove_small_objects(binary_fill_holes(mask), max_size=60)
+    check_rows_and_pixels(*streamed_and_whole(mask, tmp_path_factory.mktemp("scratch")))
+
+
 @pytest.mark.parametrize("zoom", [0.5, 2.0, 0.37, 1.7])
 def test_a_rescaled_image_gives_labels_on_the_files_grid(tmp_path, zoom):
     """At another zoom the objects lie where they are in the file, once each, for any tiles."""
@@ -207,6 +291,22 @@ def test_a_rescaled_image_gives_labels_on_the_files_grid(tmp_path, zoom):
     assert len(rows) == labels.max() > 5
     truth = cv2.erode(pixels[0], np.ones((5, 5))) > 0
     assert np.count_nonzero((labels > 0) & truth) > 0.95 * np.count_nonzero(truth)
+
+
+def test_small_holes_are_filled_where_the_image_was_shrunk(tmp_path):
+    """Rings whose hole is at most 64 px are discs at half the size too, as at once; larger ones stay rings."""
+    image = np.zeros((300, 420), np.uint8)
+    centres = [(y, x) for y in range(30, 300, 60) for x in range(34, 420, 60)]
+    for number, (y, x) in enumerate(centres):
+        cv2.circle(image, (x, y), 20, 255, -1)
+        cv2.circle(image, (x, y), 9 if number % 3 == 0 else 5, 0, -1)
+    pixels = np.repeat(image[None], 3, axis=0)
+    labels, rows, _ = streamed(pixels, tmp_path, zoom=0.5)
+    expected, _ = whole(pixels, zoom=0.5)
+    assert same_objects(labels, expected)
+    assert len(rows) == len(centres)
+    filled = [labels[y, x] > 0 for y, x in centres]
+    assert filled == [number % 3 != 0 for number in range(len(centres))]
 
 
 def test_a_model_of_a_fixed_size_gets_it_of_a_large_image_too(tmp_path):
@@ -253,6 +353,36 @@ def test_a_damaged_band_is_predicted_again(tmp_path):
     labels, _, _ = streamed(pixels, tmp_path, engine=engine)
     assert engine.tiles == 5
     assert np.array_equal(labels, expected)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"preparation": lambda seen: seen.inverted()},
+        {"preparation": lambda seen: replace(seen, scale=tuple(2 * s for s in seen.scale))},
+        {"preparation": lambda seen: replace(seen, offset=tuple(o + 1 for o in seen.offset))},
+        {"preparation": lambda seen: replace(seen, shape=(392, 292))},  # on the same padded grid
+        {"name": "openvino"},
+        {"precision": "bfloat16"},
+    ],
+)
+def test_bands_of_other_work_are_not_used(tmp_path, other):
+    """Another view of the image, another engine or precision: all is predicted anew, else nothing."""
+    model, pixels = make_model(), np.repeat(field_of_discs((400, 300), 60, 14, 6)[None], 3, axis=0)
+    preparation = fit(pixels, model.record.prepare, stride=16)
+    change = other.pop("preparation", lambda seen: seen)
+
+    def tiles(engine, seen):
+        stream = Stream(model, engine, Memory(pixels), seen, tmp_path, "test", sizes=SMALL)
+        list(stream.parts(1))
+        return engine.tiles
+
+    assert tiles(Blurs(64), preparation) == 35
+    assert tiles(Blurs(64), preparation) == 0
+    changed = Blurs(64)
+    for name, value in other.items():
+        setattr(changed, name, value)
+    assert tiles(changed, change(preparation)) == 35
 
 
 def a_model_that_sees_the_whole_field():

@@ -129,3 +129,9 @@ def test_three_classes_part_the_pixels() -> None:
     probabilities = activate(torch.from_numpy(planes)[None] * 40, ThreeClassTarget())[0].numpy()
     np.testing.assert_allclose(probabilities, [planes[0] + planes[1], planes[1]], atol=1e-6)
     assert decode(probabilities, ThreeClassTarget(), PLAIN).max() == 3
+
+
+def test_how_labels_lie_in_memory_does_not_matter() -> None:
+    """Distances of labels that lie column by column are those of the same ones row by row."""
+    labels = discs((20, 14, 8), (20, 30, 8))
+    assert np.array_equal(own_distance(np.asfortranarray(labels)), own_distance(labels))

@@ -1,5 +1,6 @@
 """The plan: what would be done and why, at what cost, without touching anything."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from squares import draw, make_model
 from pipeline.config import SegmentConfig
 from pipeline.errors import InputError, ModelError
 from pipeline.results.ledger import Entry, Product
+from pipeline.runs import plan_segmentation as plan_segmentation_module
 from pipeline.runs.plan_segmentation import (
     MOST_IN_A_CHUNK,
     SPEED,
@@ -18,6 +20,7 @@ from pipeline.runs.plan_segmentation import (
     locate_model,
     plan_segmentation,
     read_record,
+    which_engine,
 )
 from pipeline.types import Case
 
@@ -117,6 +120,33 @@ def test_settings_digest_knows_what_decides(config):
     chosen = ({"pages": "stack"}, {"series": "1"}, {"level": 1}, {"time": 0}, {"engine": "openvino-int8"})
     for change in ({"diameter": 9.0}, {"pixel_size": 0.5}, {"channel": 1}, *chosen):
         assert digest_settings(config.model_copy(update=change)) != one
+
+
+@pytest.mark.parametrize(
+    ("device", "found", "installed", "expected"),
+    [
+        ("auto", "cuda", True, "torch"),
+        ("auto", "cpu", True, "openvino"),
+        ("auto", "cpu", False, "torch"),
+        ("cpu", "cuda", True, "openvino"),
+        ("cuda:0", "cuda", True, "torch"),
+    ],
+)
+def test_the_engine_that_settings_name_is_the_one_that_computes(
+    config, monkeypatch, device, found, installed, expected
+):
+    """`--device auto` is the GPU where there is one, and there torch computes, whatever else is installed."""
+    monkeypatch.setattr(plan_segmentation_module, "_has_accelerator", lambda: found != "cpu")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
+    assert which_engine(config.model_copy(update={"device": device})) == expected
+
+
+def test_an_accelerator_is_asked_of_torch(monkeypatch):
+    """Wherever a driver stands; what torch then says counts."""
+    monkeypatch.setattr(plan_segmentation_module.sys, "platform", "darwin")
+    for device in ("mps", "cpu"):
+        monkeypatch.setattr("pipeline.inference.engines.choose_device", lambda name, device=device: device)
+        assert plan_segmentation_module._has_accelerator() == (device == "mps")
 
 
 def test_no_images_says_what_to_check(config, tmp_path):

@@ -7,7 +7,13 @@ import nibabel
 import numpy as np
 import pytest
 import tifffile
-from squares import fingerprint, rows_of
+import zarr
+from squares import fingerprint, make_model, rows_of
+
+from pipeline.config import SegmentConfig
+from pipeline.data.images import open_image
+from pipeline.errors import ImageError
+from pipeline.runs.plan_segmentation import LARGE_FILE, plan_segmentation
 
 SIDE = 64  # px
 FIELD = np.zeros((SIDE, SIDE), np.uint8)
@@ -124,3 +130,101 @@ def test_each_bad_file_says_what_is_wrong_and_the_good_are_done(run, folder, tmp
     labels = {n: d for n, d in fingerprint(tmp_path / "out").items() if n.startswith("labels/")}
     assert labels == {n: d for n, d in fingerprint(tmp_path / "alone").items() if n.startswith("labels/")}
     assert len(labels) == 2
+
+
+def tag_of_zero(name: str, **options):
+    """A TIFF one of whose tags says 0."""
+
+    def make(path: Path) -> None:
+        tifffile.imwrite(path, FIELD, metadata=None, **options)
+        with tifffile.TiffFile(path) as tiff:
+            tag = tiff.pages[0].tags[name]
+            place, kind = tag.valueoffset, {3: "<H", 4: "<I"}[int(tag.dtype)]
+        data = bytearray(path.read_bytes())
+        struct.pack_into(kind, data, place, 0)
+        path.write_bytes(data)
+
+    return make
+
+
+def stated(change):
+    """An OME-Zarr whose metadata `change` has turned into something else."""
+
+    def make(path: Path) -> None:
+        group = zarr.open_group(path, mode="w")
+        group.create_array("0", shape=FIELD.shape, dtype=FIELD.dtype)[:] = FIELD
+        axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "yx"]
+        about = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [{"path": "0"}]}]}
+        change(about)
+        group.attrs["ome"] = about
+
+    return make
+
+
+def a_plate_of(plate, **wells):
+    """A plate, and what its wells say of themselves."""
+
+    def make(path: Path) -> None:
+        zarr.open_group(path, mode="w").attrs["ome"] = {"plate": plate}
+        for name, well in wells.items():
+            zarr.open_group(path / name, mode="w").attrs["ome"] = {"well": well}
+
+    return make
+
+
+DAMAGED = {
+    "rows.tif": tag_of_zero("RowsPerStrip", compression="zlib"),
+    "samples.tif": tag_of_zero("SamplesPerPixel"),
+    "bits.tif": tag_of_zero("BitsPerSample"),
+    "tilewidth.tif": tag_of_zero("TileWidth", tile=(32, 32), compression="zlib"),
+    "tilelength.tif": tag_of_zero("TileLength", tile=(32, 32), compression="zlib"),
+    "multiscales.zarr": stated(lambda about: about.update(multiscales=["x"])),
+    "nothing.zarr": stated(lambda about: about.update(multiscales=[None])),
+    "omero.zarr": stated(lambda about: about.update(omero=["x"])),
+    "channels.zarr": stated(lambda about: about.update(omero={"channels": ["DAPI"]})),
+    "unit.zarr": stated(lambda about: about["multiscales"][0]["axes"][0].update(unit=["um"])),
+    "axes.zarr": stated(lambda about: about["multiscales"][0].update(axes=7)),
+    "plate.zarr": a_plate_of([]),
+    "wells.zarr": a_plate_of({"wells": [{"row": 0}]}),
+    "fields.zarr": a_plate_of({"wells": [{"path": "A"}]}, A={"images": [{"acquisition": 0}]}),
+    "well.zarr": a_plate_of({"wells": [{"path": "A"}]}, A=["x"]),
+}
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    """Each TIFF twice, once so large that its header is read to plan the run, and two good images."""
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    for name, make in DAMAGED.items():
+        make(folder / name)
+        if name.endswith(".tif"):
+            (folder / f"padded-{name}").write_bytes((folder / name).read_bytes() + bytes(LARGE_FILE))
+    tiles(folder / "good.tif")
+    tifffile.imwrite(folder / "other.tif", FIELD)
+    return folder
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_whatever_a_damaged_header_says_is_one_kind_of_error(tmp_path, name):
+    """Opening raises ImageError that names the file, never what the reader stumbled over."""
+    path = tmp_path / name
+    DAMAGED[name](path)
+    with pytest.raises(ImageError, match=r"damaged|wanted") as raised:
+        open_image(path)
+    assert name in raised.value.where
+
+
+def test_a_damaged_header_stops_neither_plan_nor_run(run, damaged, tmp_path):
+    """Every file has its line in the plan and its row in the results; the good ones are done."""
+    count = len(list(damaged.iterdir()))
+    model = make_model(tmp_path / "model")
+    plan = plan_segmentation(SegmentConfig(folder=damaged, out=tmp_path / "plan", model=str(model), track=False))
+    assert len(plan.todo) == count == len(DAMAGED) + 5 + 2
+    summary = run(folder=damaged, max_failed_fraction=1.0)
+    assert (summary.done, summary.failed, summary.exit_code) == (2, count - 2, 3)
+    rows = rows_of(tmp_path / "out")
+    for name in (path.name for path in damaged.iterdir() if path.stem not in ("good", "other")):
+        row = rows[name]
+        assert (row["status"], row["stage"]) == ("failed", "open"), row
+        assert row["error"].startswith(name) and row["hint"] and "maskline.log" not in row["hint"], row

@@ -1,11 +1,18 @@
 """Images that are streamed, from folder to results."""
 
+import errno
+import json
+import os
 import shutil
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
+import nibabel
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import tifffile
 import zarr
@@ -13,13 +20,15 @@ from smoothed_segmenter import make_segmenter
 from squares import fingerprint, make_model
 
 from pipeline.config import SegmentConfig
+from pipeline.data import pyramids, zarr_labels
 from pipeline.data.images import open_image
 from pipeline.data.labels import read_geojson, read_labels
-from pipeline.runs import segment_case
+from pipeline.errors import InputError, OutputError
+from pipeline.runs import scratch, segment_case
 from pipeline.runs.segment_folder import plan_segmentation, segment_folder
 from pipeline.runs.verify_folder import verify_folder
 from pipeline.scoring.measure import measure
-from pipeline.types import Geometry, Image
+from pipeline.types import Case, Geometry, Image
 
 SIDE = 2600  # more than a block of 2,048
 CORNERS = 1  # of four blocks, where the image is predicted once more to compare
@@ -174,3 +183,128 @@ def test_an_image_the_disk_has_no_room_for_is_refused_beforehand(run, tmp_path, 
     assert (summary.done, summary.failed) == (1, 1)
     assert "0.0 GB free on the disk" in summary.failures[0].error
     assert not (tmp_path / "out/labels/large.tif").exists()
+
+
+def no_room(number):
+    def raises(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    return raises
+
+
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [("tiles", errno.ENOSPC), ("chunks", errno.EROFS), ("table", errno.EDQUOT), ("bands", errno.ENOSPC)],
+)
+def test_a_disk_without_room_ends_the_run(run, request, tmp_path, monkeypatch, place, number):
+    """While an image is streamed too: one named error, no row of failure; with room again all is done."""
+    if place == "chunks":
+        request.getfixturevalue("zarr_images")
+    owner, name = {
+        "tiles": (pyramids._TiffTiles, "keep"),
+        "chunks": (zarr_labels.ZarrTiles, "keep"),
+        "table": (pq.ParquetWriter, "write_table"),
+        "bands": (Path, "replace"),
+    }[place]
+    real = getattr(owner, name)
+
+    def full(self, *rest):
+        if place != "bands" or self.name.startswith(".band-"):
+            no_room(number)()
+        return real(self, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, full)
+        with pytest.raises(OutputError, match="a folder that can be written; free space on its disk"):
+            run()
+    assert not (tmp_path / "out/images.csv").exists()
+    summary = run()
+    assert (summary.done, summary.failed) == (2, 0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits are set the POSIX way")
+def test_a_disk_that_is_really_full_ends_the_run(run, tmp_path):
+    """No file may grow beyond 100 kB, as on a full disk: the run ends, and ends well once they may."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OutputError, match="a folder that can be written; free space on its disk"):
+            run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert run().done == 2
+
+
+def test_an_image_that_cannot_be_read_while_it_is_streamed_is_a_row(run, tmp_path, monkeypatch):
+    """No rights to a file that is read is that image's trouble: the other one is done."""
+    monkeypatch.setattr(pyramids._TiffTiles, "keep", no_room(errno.EACCES))
+    summary = run()
+    assert (summary.done, summary.failed) == (1, 1)
+
+
+@pytest.fixture
+def begun(run, tmp_path):
+    """A run that was killed within its large image; where its work lies."""
+    with pytest.raises(KeyboardInterrupt):
+        run(segmenter=make_segmenter(killed_after=8 * 11 + 3))
+    return next((tmp_path / "out/.maskline/large").iterdir())
+
+
+@pytest.mark.parametrize("change", ["settings", "image", "gone", "unknown"])
+def test_work_that_no_run_will_go_on_with_is_removed(run, images, begun, tmp_path, change):
+    """Other settings, another content of the file, no such file, a folder that says nothing: nothing stays behind."""
+    others = {"channel": 0} if change == "settings" else {}
+    if change == "image":
+        tifffile.imwrite(images / "large.tif", np.full((1200, 1200), 12, np.uint8))
+    if change == "gone":
+        (images / "large.tif").unlink()
+    if change == "unknown":
+        (begun / "work.json").unlink()
+        run(include=("small.tif",))
+        assert not begun.exists()
+    run(**others)
+    assert not list((tmp_path / "out/.maskline/large").iterdir())
+
+
+def test_work_on_an_image_that_cannot_be_read_now_is_kept(run, images, begun, tmp_path, monkeypatch):
+    """A disk that is not there for a while costs no work."""
+
+    def away(path):
+        raise InputError(str(path), "no such device", "a file that can be read", "check it")
+
+    *_, model, settings = json.loads((begun / "work.json").read_text())["identity"].split()
+    cases = [Case("large", images / "large.tif", "large.tif")]
+    monkeypatch.setattr(scratch, "sha256_file", away)
+    assert scratch.drop_others(tmp_path / "out", cases, model, settings) == 0
+    assert begun.is_dir()
+
+
+def test_work_on_a_damaged_image_is_removed_at_once(run, images, tmp_path, picture):
+    """What is wrong with the image will be wrong again: its bands are of no use."""
+    path = images / "large.tif"
+    tifffile.imwrite(path, picture, tile=(256, 256), compression="zlib")
+    with tifffile.TiffFile(path) as tiff:
+        offset = tiff.pages[0].dataoffsets[-1]
+    data = bytearray(path.read_bytes())
+    data[offset : offset + 40] = b"x" * 40
+    path.write_bytes(data)
+    summary = run()
+    assert (summary.done, summary.failed) == (1, 1)
+    assert "damaged tile" in summary.failures[0].error
+    assert not list((tmp_path / "out/.maskline/large").glob("*"))
+
+
+@pytest.mark.parametrize("depth", [(), (1,)])
+def test_large_nifti_gives_nifti(run, images, tmp_path, picture, depth):
+    """Plane or single slice above `whole_megapixels`: nibabel reads the labels, affine and shape untouched."""
+    (images / "large.tif").unlink()
+    affine = np.array([[0, -0.5, 0, 3], [0.25, 0, 0, -4], [0, 0, 2, 5], [0, 0, 0, 1]])
+    nibabel.save(nibabel.Nifti1Image(picture[:1100, :1000].T.reshape(1000, 1100, *depth), affine), images / "a.nii.gz")
+    summary = run(diameter="native")
+    assert (summary.done, summary.failed) == (2, 0)
+    labels = nibabel.load(tmp_path / "out/labels/a.nii.gz")
+    assert labels.shape == (1000, 1100, *depth)
+    np.testing.assert_array_equal(labels.affine, affine)
+    assert np.asarray(labels.dataobj).max() == pd.read_csv(tmp_path / "out/images.csv")["objects"][0] > 50
