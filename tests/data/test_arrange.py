@@ -197,7 +197,7 @@ def test_the_next_commands_fit_each_other(name, tmp_path, monkeypatch):
     [("isbi2012", "isbi2012"), ("camvid-11", "camvid"), ("camvid", "camvid"), ("hippocampus", "hippocampus")],
 )
 def test_the_next_command_is_the_one_that_made_the_manifest(name, manifest):
-    """All options but the paths are those that data_manifests/README.md gives: no slice beside its neighbour's split."""
+    """All options but the paths are those of data_manifests/README.md: runs of slices and whole drives are held out."""
     text = (Path(__file__).parents[2] / "data_manifests" / "README.md").read_text()
     section = text.split(f"## {manifest}.csv")[1].split("##")[0]
     (command,) = re.findall(r"`maskline ingest \S+ ([^`]+)`", section)
