@@ -16,6 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from unet.traits import Side
+
 
 def _level(inputs: int, outputs: int) -> nn.Sequential:
     convolutions = nn.Conv2d(inputs, outputs, 3), nn.Conv2d(outputs, outputs, 3)
@@ -69,6 +71,8 @@ class OriginalUNet(nn.Module):
         self.levels, self.borders = len(filters), borders
         self.stride: int = 2 ** (self.levels - 1)
         self.margin: int = 2 * (3 * self.stride - 2)  # 4 at the bottom, 2d + 8 a level; half a side
+        if borders == "valid":
+            self.side = Side(self.stride, 4 * (self.stride - 1) % self.stride, self.valid_side(1))
         self.down = nn.ModuleList(_level(i, o) for i, o in zip((in_channels, *filters[:-1]), filters, strict=True))
         pairs = list(zip(filters[:0:-1], filters[-2::-1], strict=True))
         self.up = nn.ModuleList(nn.ConvTranspose2d(deep, shallow, 2, stride=2) for deep, shallow in pairs)

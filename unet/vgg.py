@@ -1,9 +1,9 @@
 """A U-Net on VGG19 (Simonyan & Zisserman 2015), whose layers bear torchvision's names: `features.N.weight`.
 
-    features[:4]      Y, X          64 ---------------------------------------- up, cat 128, conv-conv 64, drop -> 3x3 head
-    features[4:9]     Y/2, X/2      128 -------------------------- up, cat 256, conv-conv 128, drop
-    features[9:18]    Y/4, X/4      256 ------------ up, cat 512, conv-conv 256, drop
-    features[18:27]   Y/8, X/8      512 ---- up, cat 1024, conv-conv 512, drop
+    features[:4]      Y, X          64 ------------------------------------- up, cat 128, conv-conv 64, drop -> 3x3 head
+    features[4:9]     Y/2, X/2      128 ----------------------- up, cat 256, conv-conv 128, drop
+    features[9:18]    Y/4, X/4      256 --------- up, cat 512, conv-conv 256, drop
+    features[18:27]   Y/8, X/8      512 - up, cat 1024, conv-conv 512, drop
     features[27:-1]   Y/16, X/16    512
 
 The last pooling of VGG19 is left out. 2x2 transposed convolutions; each decoder level ends in dropout of whole maps; no
