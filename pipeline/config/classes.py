@@ -26,8 +26,8 @@ class ClassesTarget(Strict):
     neither in training nor in scores. `palette` has a colour for each class, for pictures and label PNGs.
 
     `merge` says of which numbers in the files each class is made, `{road: [3, 4]}`; all others are the first class.
-    `trimap` makes the classes of objects: background, inside, and border, the outermost `trimap` px of each object. With
-    0 there is no border, and the two classes may be learned with the weights of `border_weighted` between the objects.
+    `trimap` makes the classes of objects: background, inside, and border, the outermost `trimap` px of each object.
+    With 0 there is no border, and the two classes may be learned with the weights of `border_weighted` between objects.
     `head: sigmoid` is one channel for two classes, trained by BCE and the like.
     """
 
