@@ -87,6 +87,7 @@ class Sight:
     halos: tuple[int, ...] | None
     fields: tuple[int, ...] | None  # None: more than `limit`
     limit: int
+    regular: bool = True  # whether all strides see alike; those of windows need not, and `fields` are about
 
 
 def probe_sight(network: nn.Module, channels: int, dimensions: int) -> Sight:
@@ -99,22 +100,23 @@ def probe_sight(network: nn.Module, channels: int, dimensions: int) -> Sight:
     drawn, sides = unet.without_statistics(network), unet.sides_of(network, dimensions)
     limits = (128, 512, 2048) if dimensions == 2 else (32, 128, 512)
     reaches: list[list[Reach]] = []
+    regular = True
     for axis in range(dimensions):
-        found = (_reach(drawn, channels, sides, axis, limit, None) for limit in limits)
-        reach = next((each for each in found if each is not None), None)
+        found = ((limit, _reach(drawn, channels, sides, axis, limit, None)) for limit in limits)
+        limit, reach = next(((limit, each) for limit, each in found if each is not None), (0, None))
         if reach is None:
             return Sight(None, None, limits[-1])
+        regular &= _one(drawn, channels, sides, axis, limit, len(reach)) in (reach[0], None)
         reaches.append(reach)
     fields = tuple(map(_field, reaches))
     far = any(max(max(each) for each in reach) >= FARTHEST // len(reach) * len(reach) for reach in reaches)
     tiles = not far and not unet.has_global_statistics(network) and all(side.least == 1 for side in sides)
-    return Sight(tuple(map(_halo, reaches)) if tiles else None, fields, limits[-1])
+    return Sight(tuple(map(_halo, reaches)) if tiles else None, fields, limits[-1], regular)
 
 
 Reach = tuple[int, int]  # how many rows before and after one of a phase depend on it
 
 
-@torch.inference_mode()
 def _reach(
     network: nn.Module, channels: int, sides: Sequence[unet.Side], axis: int, limit: int, phases: range | None
 ) -> list[Reach] | None:
@@ -123,20 +125,13 @@ def _reach(
     All of `phases` are probed; without any, those between two whose rows reach up to the same two are not.
     """
     stride = sides[axis].step
-    shape = [side.above(2 * side.step) for side in sides]
-    shape[axis] = rows = sides[axis].above(2 * (limit // stride * stride) + stride)
-    first = rows // 2 // stride * stride
-    found: dict[int, tuple[int, int]] = {}
+    found: dict[int, tuple[int, int]] = {}  # the first and the last row that one of a phase reaches, from the phase 0
 
     def probe(phase: int) -> bool:
-        image = torch.zeros(1, channels, *shape)
-        image.select(2 + axis, first + phase).fill_(torch.nan)
-        answer = network(image)
-        poisoned = torch.isnan(answer).movedim(2 + axis, 0).flatten(1).any(dim=1).numpy()
-        top, bottom = np.flatnonzero(poisoned)[[0, -1]]
-        cut = (rows - len(poisoned)) // 2  # of a network whose answer is smaller than its image
-        found[phase] = int(top) + cut, int(bottom) + cut
-        return bool(top > 0 and bottom < len(poisoned) - 1)
+        reach = _one(network, channels, sides, axis, limit, phase)
+        if reach is not None:
+            found[phase] = phase - reach[0], phase + reach[1]
+        return reach is not None
 
     def between(low: int, high: int) -> bool:
         if found[low] == found[high] or high - low < 2:
@@ -148,8 +143,26 @@ def _reach(
     within = all(map(probe, phases if phases is not None else {0, stride - 1}))
     if not within or (phases is None and not between(0, stride - 1)):
         return None
-    ends = [(first + phase, *found[phase]) for phase in range(stride)]
-    return [(row - top, bottom - row) for row, top, bottom in ends]
+    return [(phase - found[phase][0], found[phase][1] - phase) for phase in range(stride)]
+
+
+@torch.inference_mode()
+def _one(
+    network: nn.Module, channels: int, sides: Sequence[unet.Side], axis: int, limit: int, phase: int
+) -> Reach | None:
+    """The reach of the row `phase` behind one on the stride's grid, by a NaN in it; None where `limit` or more."""
+    stride = sides[axis].step
+    shape = [side.above(2 * side.step) for side in sides]
+    shape[axis] = rows = sides[axis].above(2 * (limit // stride * stride) + stride)
+    row = rows // 2 // stride * stride + phase
+    image = torch.zeros(1, channels, *shape)
+    image.select(2 + axis, row).fill_(torch.nan)
+    poisoned = torch.isnan(network(image)).movedim(2 + axis, 0).flatten(1).any(dim=1).numpy()
+    first, last = map(int, np.flatnonzero(poisoned)[[0, -1]])
+    if first == 0 or last == len(poisoned) - 1:
+        return None
+    cut = (rows - len(poisoned)) // 2  # of a network whose answer is smaller than its image
+    return row - first - cut, last + cut - row
 
 
 def dimensions(network: nn.Module) -> int:

@@ -94,7 +94,8 @@ class Description:
         if self.sight.fields is None:
             return f"more than {self.sight.limit} px on each side of an answer"
         besides = ", besides those statistics" if self.statistics else ""
-        return f"{_times(self.sight.fields)} px for the answer of one{besides} (found by a NaN probe)"
+        about = "" if self.sight.regular else "about "
+        return f"{about}{_times(self.sight.fields)} px for the answer of one{besides} (found by a NaN probe)"
 
 
 def _words(sides: Sequence[unet.Side]) -> str:

@@ -65,6 +65,8 @@ def test_kernels_of_their_own_by_hand() -> None:
     for norm in (nn.InstanceNorm2d(2), nn.GroupNorm(1, 2)):
         found = sight(nn.Conv2d(1, 2, 3, padding=1), norm, nn.Conv2d(2, 1, 3, padding=1))
         assert found.fields == (5, 5) and found.halos is None
+    windows = sight(nn.AvgPool2d(3), nn.Upsample(scale_factor=3), stride=2)
+    assert windows.fields is not None and not windows.regular  # of 3 rows on a grid of 2
     whole = sight(nn.AdaptiveAvgPool2d(1), nn.Upsample(size=(4112, 4)))
     assert whole.fields is None and whole.halos is None
 
