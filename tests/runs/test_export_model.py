@@ -132,6 +132,34 @@ def test_nothing_is_overwritten_and_nothing_wrong_is_kept(model: Path, tmp_path:
         assert not (tmp_path / "x.onnx").exists()
 
 
+def test_another_size_is_looked_at_where_sides_are_free(model: Path) -> None:
+    """An exported model that is right at the size it was traced with alone is found out."""
+    trained = load_model(model)
+    own, image = Probabilities(trained).eval(), module.example_image(trained)
+    free, fixed = (module._checks(trained, image, sides) for sides in (True, False))
+    assert [tuple(x.shape) for x in free] == [(1, 3, 128, 128), (3, 3, 130, 132)]
+    assert [tuple(x.shape) for x in fixed] == [(1, 3, 128, 128)]
+
+    def baked(x: torch.Tensor) -> torch.Tensor:
+        return own(x) + float(x.shape[-1] != 128)
+
+    assert module._difference(own, baked, fixed) == 0 and module._difference(own, baked, free) == 1
+
+
+def test_what_onnx_has_no_layer_for_is_said(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exporter's own error, its first line, and what to do instead."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise torch.onnx.OnnxExporterError("no decomposition of aten.made\nand a long report")
+
+    monkeypatch.setattr(torch.onnx, "export", refuse)
+    trained = load_model(model)
+    with pytest.raises(ModelError, match=r"got no decomposition of aten\.made, wanted layers that ONNX has"):
+        module.write_onnx(None, trained.network, [], "{}", tmp_path / "x.onnx", True)  # type: ignore[arg-type]
+
+
 def test_what_is_missing_is_named(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra the error says what to install; a network that cannot be traced says so."""
     import sys
@@ -140,7 +168,7 @@ def test_what_is_missing_is_named(model: Path, tmp_path: Path, monkeypatch: pyte
     image = module.example_image(trained)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ModelError, match=r"pip install 'maskline\[export\]'"):
-        module.write_onnx(None, trained.network, image, "{}", tmp_path / "x.onnx", True)  # type: ignore[arg-type]
+        module.write_onnx(None, trained.network, [image], "{}", tmp_path / "x.onnx", True)  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "bioimageio.spec", None)
     from pipeline.runs.bioimageio_package import write_package
 
