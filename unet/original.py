@@ -42,8 +42,9 @@ def mirror(image: Tensor, before: int, after: int) -> Tensor:
     [2.0, 1.0, 2.0, 1.0, 2.0, 1.0]
     """
     for axis in (-2, -1):
-        period = 2 * image.shape[axis] - 2
-        at = torch.arange(-before, image.shape[axis] + after, device=image.device).abs() % period
+        at = torch.arange(-before, image.shape[axis] + after, device=image.device).abs()
+        period = torch.full_like(at, 2 * image.shape[axis] - 2)  # a tensor, as ONNX takes remainders of nothing else
+        at = at % period
         image = image.index_select(axis, torch.minimum(at, period - at))
     return image
 

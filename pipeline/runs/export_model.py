@@ -179,7 +179,7 @@ def write_onnx(
     try:
         written = torch.onnx.export(program, dynamo=True, verbose=False)
     except torch.onnx.OnnxExporterError as error:
-        said = str(error).strip().splitlines()[0]
+        said = str(error.__cause__ or error).strip().splitlines()[0]  # the error itself tells how to report it
         raise ModelError("export to ONNX", said, "layers that ONNX has", "export it as torch or as a folder") from None
     assert written is not None
     proto = written.model_proto
