@@ -13,6 +13,7 @@ from unet.traits import (
     has_global_statistics,
     sides_of,
     stride_of,
+    traces_at_any_size,
     without_statistics,
 )
 
@@ -28,5 +29,6 @@ __all__ = [
     "network_kinds",
     "sides_of",
     "stride_of",
+    "traces_at_any_size",
     "without_statistics",
 ]

@@ -72,6 +72,11 @@ def has_global_statistics(network: nn.Module) -> bool:
     )
 
 
+def traces_at_any_size(network: nn.Module) -> bool:
+    """Whether torch may trace it with sides left open; `fixed_when_traced` says of a module that it may not."""
+    return not any(getattr(module, "fixed_when_traced", False) for module in network.modules())
+
+
 def without_statistics(network: nn.Module) -> nn.Module:
     """A copy for finding out which pixels an answer is computed from: weights are 0, and what takes statistics of the
     whole field (InstanceNorm without stored ones, GroupNorm) hands its input on. Its answers mean nothing else.

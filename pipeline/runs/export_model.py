@@ -121,7 +121,8 @@ def trace(module: nn.Module, image: Tensor, stride: int | tuple[int, ...]) -> tu
         shape[axis] = each * Dim(name, min=2) if each > 1 else Dim(name, min=2)
     with torch.no_grad():
         try:
-            return torch.export.export(module, (image,), dynamic_shapes=(shape,)), True
+            if unet.traces_at_any_size(module):
+                return torch.export.export(module, (image,), dynamic_shapes=(shape,)), True
         except (RuntimeError, ValueError, TypeError, AssertionError):  # torch's ways of saying so are many
             pass
         try:

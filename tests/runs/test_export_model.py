@@ -146,6 +146,14 @@ def test_another_size_is_looked_at_where_sides_are_free(model: Path) -> None:
     assert module._difference(own, baked, fixed) == 0 and module._difference(own, baked, free) == 1
 
 
+def test_a_network_may_say_that_its_sides_are_fixed_when_traced() -> None:
+    """Torch is not asked to leave them open where that takes it for ever."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3, padding=1))
+    assert unet.traces_at_any_size(network) and module.trace(network, torch.rand(2, 1, 8, 8), 2)[1]
+    network[0].fixed_when_traced = True  # type: ignore[assignment]
+    assert not unet.traces_at_any_size(network) and not module.trace(network, torch.rand(2, 1, 8, 8), 2)[1]
+
+
 def test_what_onnx_has_no_layer_for_is_said(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The exporter's own error, its first line, and what to do instead."""
     pytest.importorskip("onnxruntime")
