@@ -6,10 +6,20 @@ where a network's name is known. `unet.losses` is for training alone: it takes M
 
 from unet.ensemble import Ensemble
 from unet.networks import build, channels_last, images_layout, network_kinds
-from unet.traits import count_as_keras, count_parameters, has_global_statistics, stride_of
+from unet.traits import (
+    Side,
+    count_as_keras,
+    count_parameters,
+    has_global_statistics,
+    sides_of,
+    stride_of,
+    traces_at_any_size,
+    without_statistics,
+)
 
 __all__ = [
     "Ensemble",
+    "Side",
     "build",
     "channels_last",
     "count_as_keras",
@@ -17,5 +27,8 @@ __all__ = [
     "has_global_statistics",
     "images_layout",
     "network_kinds",
+    "sides_of",
     "stride_of",
+    "traces_at_any_size",
+    "without_statistics",
 ]

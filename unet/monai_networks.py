@@ -224,6 +224,8 @@ class SegResNet(_Wrapped):
 class SwinUNETR(_Wrapped):
     """Hatamizadeh et al. 2022: attention in shifted windows going down, convolutions with InstanceNorm going up."""
 
+    fixed_when_traced = True  # how open sides fall into windows is more than torch's tracing works out in minutes
+
     def __init__(
         self,
         in_channels: int,

@@ -16,6 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from unet.traits import Side
+
 
 def _level(inputs: int, outputs: int) -> nn.Sequential:
     convolutions = nn.Conv2d(inputs, outputs, 3), nn.Conv2d(outputs, outputs, 3)
@@ -40,8 +42,9 @@ def mirror(image: Tensor, before: int, after: int) -> Tensor:
     [2.0, 1.0, 2.0, 1.0, 2.0, 1.0]
     """
     for axis in (-2, -1):
-        period = 2 * image.shape[axis] - 2
-        at = torch.arange(-before, image.shape[axis] + after, device=image.device).abs() % period
+        at = torch.arange(-before, image.shape[axis] + after, device=image.device).abs()
+        period = torch.full_like(at, 2 * image.shape[axis] - 2)  # a tensor, as ONNX takes remainders of nothing else
+        at = at % period
         image = image.index_select(axis, torch.minimum(at, period - at))
     return image
 
@@ -69,6 +72,8 @@ class OriginalUNet(nn.Module):
         self.levels, self.borders = len(filters), borders
         self.stride: int = 2 ** (self.levels - 1)
         self.margin: int = 2 * (3 * self.stride - 2)  # 4 at the bottom, 2d + 8 a level; half a side
+        if borders == "valid":
+            self.side = Side(self.stride, 4 * (self.stride - 1) % self.stride, self.valid_side(1))
         self.down = nn.ModuleList(_level(i, o) for i, o in zip((in_channels, *filters[:-1]), filters, strict=True))
         pairs = list(zip(filters[:0:-1], filters[-2::-1], strict=True))
         self.up = nn.ModuleList(nn.ConvTranspose2d(deep, shallow, 2, stride=2) for deep, shallow in pairs)

@@ -1,12 +1,13 @@
 """A U-Net on VGG19 (Simonyan & Zisserman 2015), whose layers bear torchvision's names: `features.N.weight`.
 
-    features[:4]      Y, X          64 ---------------------------------- up, cat 128, conv-conv 64 -> 3x3 head
-    features[4:9]     Y/2, X/2      128 -------------------------- up, cat 256, conv-conv 128
-    features[9:18]    Y/4, X/4      256 ------------------ up, cat 512, conv-conv 256
-    features[18:27]   Y/8, X/8      512 ---------- up, cat 1024, conv-conv 512
+    features[:4]      Y, X          64 ------------------------------------- up, cat 128, conv-conv 64, drop -> 3x3 head
+    features[4:9]     Y/2, X/2      128 ----------------------- up, cat 256, conv-conv 128, drop
+    features[9:18]    Y/4, X/4      256 --------- up, cat 512, conv-conv 256, drop
+    features[18:27]   Y/8, X/8      512 - up, cat 1024, conv-conv 512, drop
     features[27:-1]   Y/16, X/16    512
 
-The last pooling of VGG19 is left out. 2x2 transposed convolutions, dropout after each concatenation; no BatchNorm.
+The last pooling of VGG19 is left out. 2x2 transposed convolutions; each decoder level ends in dropout of whole maps; no
+BatchNorm.
 31,164,865 parameters with one class, of which the encoder has 20,024,384 and `features.34` alone 2,359,808.
 """
 
@@ -48,7 +49,7 @@ def _level(inputs: int, outputs: int) -> nn.Sequential:
 class VGG19UNet(nn.Module):
     """Logits `(N, out_channels, Y, X)` of an image `(N, 3, Y, X)` with values in about [0, 1]; sides divisible by 16.
 
-    `filters` are the decoder's, deepest first.
+    `filters` are the decoder's, deepest first; `dropout` is the chance of each map at the end of a decoder level.
     """
 
     stride = 16
@@ -77,7 +78,7 @@ class VGG19UNet(nn.Module):
         ways = list(zip((_WIDTHS[-1], *filters[:-1]), _WIDTHS[-2::-1], filters, strict=True))
         self.up = nn.ModuleList(nn.ConvTranspose2d(deep, width, 2, stride=2) for deep, _, width in ways)
         self.merge = nn.ModuleList(_level(width + skip, width) for _, skip, width in ways)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout2d(dropout)
         self.head = nn.Conv2d(filters[-1], out_channels, 3, padding=1)
 
     def encode(self, image: Tensor) -> list[Tensor]:
@@ -92,6 +93,6 @@ class VGG19UNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         *skips, x = self.encode(image)
         for up, merge, skip in zip(self.up, self.merge, reversed(skips), strict=True):
-            x = merge(self.dropout(torch.cat([up(x), skip], dim=1)))
+            x = self.dropout(merge(torch.cat([up(x), skip], dim=1)))
         logits: Tensor = self.head(x)
         return logits

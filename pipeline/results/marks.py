@@ -3,7 +3,9 @@
 import hashlib
 import re
 import socket
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,12 +16,30 @@ T = TypeVar("T")
 
 
 def clean_name(name: str) -> str:
-    """A name that a tracker takes for a metric or parameter: at most 250 plain characters, no empty folder in it.
+    """A name that a tracker takes: at most 250 letters and digits of any script and `_-. /`, no empty folder in it.
 
-    >>> clean_name("dice_mean//plate#1 (µm)")
-    'dice_mean/plate_1 __m_'
+    MLflow takes what `[/\\w.\\- :]*` matches and is a path in its plainest form; a colon is refused on Windows.
+
+    >>> clean_name("dice_mean//plate#1 (µm)"), clean_name("iou/дом"), clean_name("../a")
+    ('dice_mean/plate_1 _µm_', 'iou/дом', 'a')
     """
-    return re.sub(r"/+", "/", re.sub(r"[^A-Za-z0-9_\-. /]", "_", name)).strip("/. ")[:250] or "_"
+    plain = re.sub(r"[^\w\-. /]", "_", unicodedata.normalize("NFC", name))
+    return re.sub(r"(?:/\.{0,2})+(?=/)", "", plain).strip("/. ")[:250].rstrip("/. ") or "_"
+
+
+def clean_names(names: Iterable[str]) -> dict[str, str]:
+    """The clean name of each of `names`; those that would share one end in a digest of their own.
+
+    >>> clean_names(["a#", "a+", "b"])
+    {'a#': 'a_-c1f71e', 'a+': 'a_-85e200', 'b': 'b'}
+    """
+    clean = {name: clean_name(name) for name in names}
+    number = Counter(clean.values())
+    return {name: plain if number[plain] == 1 else _told_apart(name, plain) for name, plain in clean.items()}
+
+
+def _told_apart(name: str, plain: str) -> str:
+    return f"{plain[:243]}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:6]}"
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -29,9 +49,10 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     {'optimiser.kind': 'adamw', 'optimiser.lr': '0.002', 'seed': '0'}
     """
     flat: dict[str, str] = {}
+    names = clean_names(f"{prefix}{key}" for key in tree)
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {clean_name(name): str(value)[:6000]}
+        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {names[name]: str(value)[:6000]}
     return flat
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from pipeline.results.marks import batches, clean_name, flatten
+from pipeline.results.marks import batches, clean_names, flatten
 
 
 class Tracker(Protocol):
@@ -48,7 +48,8 @@ class Run:
     def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """All numbers of one epoch in one batched call (of at most 1,000); those that are not finite are left out."""
         now = int(time.time() * 1000)
-        finite = {clean_name(name): float(value) for name, value in values.items() if math.isfinite(value)}
+        names = clean_names(values)
+        finite = {names[name]: float(value) for name, value in values.items() if math.isfinite(value)}
         for part in batches(finite, 1000):
             self._do("log metrics", partial(self.tracker.metrics, self.id, part, now, step))
 
@@ -59,7 +60,8 @@ class Run:
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Tags of at most 8,000 characters each."""
-        for part in batches({clean_name(name): str(value)[:8000] for name, value in tags.items()}, 100):
+        names = clean_names(tags)
+        for part in batches({names[name]: str(value)[:8000] for name, value in tags.items()}, 100):
             self._do("set tags", partial(self.tracker.tags, self.id, part))
 
     def set_note(self, markdown: str) -> None:

@@ -1,5 +1,6 @@
 """A model as a bioimage.io package (model description 0.5): ONNX weights, test tensors, the record beside them."""
 
+import re
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 import unet
@@ -23,7 +25,6 @@ def write_package(
     """Write the package to `out` (a zip file); raises ModelError where bioimageio.spec's validator finds fault."""
     try:
         from bioimageio.spec import ValidationContext, load_description, save_bioimageio_package
-        from bioimageio.spec.model.v0_5 import ModelDescr
     except ImportError as error:
         raise ModelError(
             "export to bioimage.io", f"{error.name} missing", "the export extra", "pip install 'maskline[export]'"
@@ -36,12 +37,40 @@ def write_package(
         (place / "weights.onnx").write_bytes(onnx.read_bytes())
         (place / "README.md").write_text(_documentation(model), encoding="utf-8")
         (place / "model.json").write_text(model.record.model_dump_json(indent=2), encoding="utf-8")
-        description = ModelDescr.model_validate(_description(model, place, raw.shape, free, author, licence))
+        description = _validated(_description(model, place, raw.shape, free, author, licence))
         save_bioimageio_package(description, output_path=out)
     found = load_description(out, perform_io_checks=True)
     if found.validation_summary.status == "failed":
         out.unlink(missing_ok=True)
         raise ModelError(str(out), found.validation_summary.format(), "a valid package", "report this")
+
+
+def _validated(description: dict[str, Any]) -> Any:
+    """The description as bioimageio.spec has it; raises ModelError with what it says of the first field at fault."""
+    from bioimageio.spec.model.v0_5 import ModelDescr
+
+    try:
+        return ModelDescr.model_validate(description)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field, wanted = str(first["loc"][0]), first["msg"].splitlines()[0]
+        hint = {"license": "see spdx.org/licenses: MIT, Apache-2.0, CC-BY-4.0", "authors": "change --author"}.get(field)
+        raise ModelError(
+            f"export to bioimage.io: {field}",
+            repr(first["input"])[:80],
+            "a name of SPDX's list" if field == "license" else wanted[:200],
+            hint or "export it as onnx",
+        ) from None
+
+
+def package_name(name: str) -> str:
+    """A name that bioimage.io takes: 5 to 128 of its characters; a short one becomes that of a model.
+
+    >>> package_name("demo"), package_name("nuclei#2"), package_name("д")
+    ('demo model', 'nuclei-2', '- model')
+    """
+    plain = re.sub(r"[^A-Za-z0-9_+\- ()]", "-", name)[:128].strip()
+    return plain if len(plain) >= 5 else f"{plain} model".strip()
 
 
 def _test_tensors(model: TrainedModel, module: nn.Module) -> tuple[np.ndarray, np.ndarray]:
@@ -109,8 +138,8 @@ def _description(
         "test_tensor": {"source": place / "output.npy"},
     }
     return {
-        "name": record.name,
-        "description": f"{record.network.kind}: probabilities of {', '.join(record.outputs)}",
+        "name": package_name(record.name),
+        "description": f"{record.network.kind}: probabilities of {', '.join(record.outputs)}"[:512],
         "authors": [{"name": author or "not given"}],
         "cite": [{"text": "Ronneberger et al., U-Net (2015)", "doi": "10.1007/978-3-319-24574-4_28"}],
         "license": licence,

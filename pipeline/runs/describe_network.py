@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import unet
 from pipeline.config import SingleNetwork, TrainConfig, build_config, read_tree, single_network
 from pipeline.errors import UsageError
-from pipeline.model.halo import probe_halos
+from pipeline.model.halo import FARTHEST, Sight, probe_sight
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,12 @@ class Description:
     layers: tuple[Layer, ...]
     parameters: int
     as_keras: int
+    answer: tuple[int, ...]  # (K, (Z,) Y, X)
     stride: tuple[int, ...]
-    halos: tuple[int, ...] | None
+    sides: tuple[unet.Side, ...]
+    sight: Sight
     flops: int  # two for each multiplication with addition
+    statistics: bool  # whether it takes some of the whole image
     weight_bytes: int
     peak_bytes: int  # activations that live at the same time, input included
 
@@ -58,19 +61,47 @@ class Description:
             f"{layer.name:<{width}}  {layer.kind:<{kinds}}  {_times(layer.shape):>20}  {layer.parameters:>12,}"
             for layer in self.layers
         ]
-        tiles = "blended: it looks at the whole field" if self.halos is None else f"exact, halo {_times(self.halos)} px"
         return [
             f"{'layer':<{width}}  {'kind':<{kinds}}  {'output':>20}  {'parameters':>12}",
             *rows,
             "",
             f"network     {self.kind}",
             f"parameters  {self.parameters:,} ({self.as_keras:,} with moving statistics)",
-            f"input       {_times(self.input)}; sides divisible by {_times(self.stride)}",
-            f"tiles       {tiles}",
+            f"input       {_times(self.input)}; sides {_words(self.sides)}",
+            f"answer      {_times(self.answer)}",
+            f"tiles       {self._tiles()}",
+            f"field       {self._field()}",
             f"work        {self.flops / 1e9 / (voxels / 1e6):,.1f} GFLOP per {unit}",
             f"memory      {self.weight_bytes / 2**20:,.1f} MiB of weights, {self.peak_bytes / 2**20:,.1f} MiB of "
             "activations at once when predicting (float32)",
         ]
+
+    @property
+    def halos(self) -> tuple[int, ...] | None:
+        """What tiles are exact with, `((Z,) Y, X)` in pixels; None where none is."""
+        return self.sight.halos
+
+    def _tiles(self) -> str:
+        if self.answer[1:] != self.input[1:]:
+            return "none: the answer is smaller than the image"
+        if self.halos is not None:
+            return f"exact, halo {_times(self.halos)} px"
+        if self.statistics:
+            return "blended: InstanceNorm or GroupNorm takes statistics of the whole image"
+        return f"blended: it sees farther than {FARTHEST} px"
+
+    def _field(self) -> str:
+        if self.sight.fields is None:
+            return f"more than {self.sight.limit} px on each side of an answer"
+        besides = ", besides those statistics" if self.statistics else ""
+        about = "" if self.sight.regular else "about "
+        return f"{about}{_times(self.sight.fields)} px for the answer of one{besides} (found by a NaN probe)"
+
+
+def _words(sides: Sequence[unet.Side]) -> str:
+    """What sides may be: `divisible by 16 x 16` where that is all, else as the network says."""
+    plain = all(side == unet.Side(side.step) for side in sides)
+    return f"divisible by {_times([side.step for side in sides])}" if plain else str(sides[0])
 
 
 def _times(numbers: Sequence[int]) -> str:
@@ -123,17 +154,28 @@ def _watch_layers(network: nn.Module, found: list[Layer]) -> None:
         module.register_forward_hook(note)
 
 
+def _first_answer(network: nn.Module, image: Tensor) -> Any:
+    """The network's answer; raises UsageError where the image is too small for it (one pixel to take statistics of)."""
+    try:
+        return network(image)
+    except (RuntimeError, ValueError) as error:
+        came, first = _times(image.shape[2:]), str(error).splitlines()[0]
+        raise UsageError("--shape", came, f"an image that the network takes ({first})", "give a larger one") from None
+
+
 def describe_network(config: SingleNetwork, network: nn.Module, shape: Sequence[int] = ()) -> Description:
     """Describe a network of `config` at an image of `shape` `((Z,) Y, X)`; without one, 8 strides or 256 px a side.
 
     Raises UsageError for a shape that does not fit the network.
     """
-    stride = unet.stride_of(network)
-    strides = stride if isinstance(stride, tuple) else (stride,) * config.dimensions
-    sides = tuple(shape) or tuple(each * max(2, 256 // each if config.dimensions == 2 else 4) for each in strides)
-    if len(sides) != len(strides) or any(side < 1 or side % each for side, each in zip(sides, strides, strict=True)):
+    grid = unet.sides_of(network, config.dimensions)
+    strides = tuple(side.step for side in grid)
+    usual = (each * max(2, 256 // each if config.dimensions == 2 else 4) for each in strides)
+    sides = tuple(shape) or tuple(side.above(each) for side, each in zip(grid, usual, strict=True))
+    if len(sides) != len(grid) or any(side.above(each) != each for side, each in zip(grid, sides, strict=False)):
+        fitting = [side.above(each) for side, each in zip(grid, (*sides, *sides[-1:] * len(grid)), strict=False)]
         raise UsageError(
-            "--shape", _times(sides), f"{len(strides)} sides divisible by {_times(strides)}", "give it as 256x256"
+            "--shape", _times(sides), f"{len(grid)} sides {_words(grid)}", "give it as " + "x".join(map(str, fitting))
         )
     drawn = copy.deepcopy(network).eval().to("meta")
     image = torch.empty(1, config.in_channels, *sides, device="meta")
@@ -141,7 +183,7 @@ def describe_network(config: SingleNetwork, network: nn.Module, shape: Sequence[
     with torch.no_grad():
         with PeakMemory() as memory:
             memory.see(image)
-            drawn(image)
+            answer = _first_answer(drawn, image)
         with FlopCounterMode(display=False) as counter:
             drawn(image)
         _watch_layers(drawn, layers)
@@ -153,8 +195,11 @@ def describe_network(config: SingleNetwork, network: nn.Module, shape: Sequence[
         layers=tuple(layers),
         parameters=unet.count_parameters(network),
         as_keras=unet.count_as_keras(network),
+        answer=_shape_of(answer),
         stride=strides,
-        halos=probe_halos(network, config.in_channels, strides),
+        sides=grid,
+        sight=probe_sight(network, config.in_channels, config.dimensions),
+        statistics=unet.has_global_statistics(network),
         flops=counter.get_total_flops(),
         weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
         peak_bytes=memory.peak,

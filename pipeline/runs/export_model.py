@@ -7,6 +7,7 @@ model's record. Sides may be any multiple of the stride where torch can trace th
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -87,12 +88,12 @@ def export_model(name: str, form: Format, out: Path, *, author: str = "", licenc
     if form == "torch":
         torch.export.save(program, out, extra_files={RECORD: text})
         again = torch.export.load(out).module()
-        return _agrees(Exported(out, _difference(module, lambda x: again(x), image), free))
+        return _agrees(Exported(out, _difference(module, lambda x: again(x), _checks(model, image, free)), free))
     if form == "onnx":
-        return _agrees(write_onnx(program, module, image, text, out, free))
+        return _agrees(write_onnx(program, module, _checks(model, image, free), text, out, free))
     from pipeline.runs.bioimageio_package import write_package
 
-    onnx = write_onnx(program, module, image, text, out.with_suffix(".onnx.partial"), free)
+    onnx = write_onnx(program, module, _checks(model, image, free), text, out.with_suffix(".onnx.partial"), free)
     try:
         _agrees(onnx)
         write_package(model, module, onnx.path, out, free, author=author, licence=licence)
@@ -120,7 +121,8 @@ def trace(module: nn.Module, image: Tensor, stride: int | tuple[int, ...]) -> tu
         shape[axis] = each * Dim(name, min=2) if each > 1 else Dim(name, min=2)
     with torch.no_grad():
         try:
-            return torch.export.export(module, (image,), dynamic_shapes=(shape,)), True
+            if unet.traces_at_any_size(module):
+                return torch.export.export(module, (image,), dynamic_shapes=(shape,)), True
         except (RuntimeError, ValueError, TypeError, AssertionError):  # torch's ways of saying so are many
             pass
         try:
@@ -131,9 +133,23 @@ def trace(module: nn.Module, image: Tensor, stride: int | tuple[int, ...]) -> tu
             ) from None
 
 
-def _difference(module: nn.Module, other: Any, image: Tensor) -> float:
+def _checks(model: TrainedModel, image: Tensor, free: bool) -> list[Tensor]:
+    """What an exported model is tried with: the image it was traced with, and where batch and sides are free, three
+    images of other sides, which differ from each other.
+    """
+    if not free:
+        return [image[:1]]
+    stride = unet.stride_of(model.network)
+    strides = stride if isinstance(stride, tuple) else (stride,) * (image.ndim - 2)
+    sides = [side + number * step for number, (side, step) in enumerate(zip(image.shape[2:], strides, strict=True), 1)]
+    return [image[:1], torch.rand(3, image.shape[1], *sides, generator=torch.Generator().manual_seed(1))]
+
+
+def _difference(module: nn.Module, other: Any, images: Sequence[Tensor]) -> float:
+    """The largest one over all images; NaN where any answer has one."""
     with torch.no_grad():
-        return float((module(image[:1]) - other(image[:1])).abs().max())
+        differences = [(module(image) - other(image)).abs().max() for image in images]
+        return float(torch.stack(differences).max())
 
 
 def _agrees(exported: Exported) -> Exported:
@@ -149,9 +165,9 @@ def _agrees(exported: Exported) -> Exported:
 
 
 def write_onnx(
-    program: ExportedProgram, module: nn.Module, image: Tensor, record: str, out: Path, free: bool
+    program: ExportedProgram, module: nn.Module, images: Sequence[Tensor], record: str, out: Path, free: bool
 ) -> Exported:
-    """The program as ONNX, its record in the metadata, checked against torch by onnxruntime."""
+    """The program as ONNX, its record in the metadata, checked against torch by onnxruntime on `images`."""
     try:
         import onnx
         import onnxruntime
@@ -161,7 +177,11 @@ def write_onnx(
             "export to ONNX", f"{error.name} missing", "the export extra", "pip install 'maskline[export]'"
         ) from None
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which nobody needs
-    written = torch.onnx.export(program, dynamo=True, verbose=False)
+    try:
+        written = torch.onnx.export(program, dynamo=True, verbose=False)
+    except torch.onnx.OnnxExporterError as error:
+        said = str(error.__cause__ or error).strip().splitlines()[0]  # the error itself tells how to report it
+        raise ModelError("export to ONNX", said, "layers that ONNX has", "export it as torch or as a folder") from None
     assert written is not None
     proto = written.model_proto
     onnx.helper.set_model_props(proto, {"maskline.record": json.dumps(json.loads(record))})
@@ -173,4 +193,4 @@ def write_onnx(
     def run(image: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {name: image.numpy()})[0])
 
-    return Exported(out, _difference(module, run, image), free)
+    return Exported(out, _difference(module, run, images), free)

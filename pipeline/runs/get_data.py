@@ -35,7 +35,8 @@ class Got:
         """What a person is told."""
         found = "is there already" if self.files is None else f"{self.files:,} files"
         then = self.wanted.then.format(folder=shlex.quote(str(self.folder)))
-        return [f"{self.wanted.name:<9} {self.folder}: {found}", *self.remarks, f"next      {then}"]
+        train = [f"then      {self.wanted.train}"] if self.wanted.train else []
+        return [f"{self.wanted.name:<9} {self.folder}: {found}", *self.remarks, f"next      {then}", *train]
 
 
 def describe_set(wanted: PublicSet) -> list[str]:

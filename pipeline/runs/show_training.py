@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.config import ClassesTarget, MaskTarget, TrainConfig
 from pipeline.data.files import atomic_write
-from pipeline.model.targets import Thresholds, decode
+from pipeline.model.targets import Thresholds, decode, encode
 from pipeline.results.class_pictures import class_sample
 from pipeline.results.pictures import Picture, png, titled, training_sample
 from pipeline.training.dataset import Example
@@ -26,7 +26,8 @@ def show_example(example: Example, predicted: Labels | None, config: TrainConfig
     """Image, truth and prediction (where there is one) side by side, as the target has them."""
     image = Image(example.pixels, Geometry.pixels(example.labels.ndim))
     if isinstance(config.target, ClassesTarget):
-        return class_sample(image, example.labels, predicted, config.target, side)
+        classes = encode(example.labels, config.target).astype(np.uint32)
+        return class_sample(image, classes, predicted, config.target, side)
     return training_sample(image, example.labels, predicted, side)
 
 

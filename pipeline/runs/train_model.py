@@ -92,7 +92,13 @@ def split_for_training(manifest: Manifest, config: TrainConfig) -> tuple[tuple[C
 def with_palette(config: TrainConfig, cases: Sequence[Case]) -> TrainConfig:
     """The config with the colours of the first label image, where its target has none and the image has a palette."""
     target, masks = config.target, cases[0].masks
-    if not isinstance(target, ClassesTarget) or target.palette or target.merge or target.trimap or not masks:
+    if (
+        not isinstance(target, ClassesTarget)
+        or target.palette
+        or target.merge
+        or target.trimap is not None
+        or not masks
+    ):
         return config
     colours = read_palette(masks[0], len(target.names))
     return config.model_copy(update={"target": target.model_copy(update={"palette": colours})})

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pipeline.config import ClassesTarget, FixedSize, MaskTarget, Target, TrainConfig
-from pipeline.model.targets import Thresholds, activate, decode
+from pipeline.model.targets import Thresholds, activate, decode, encode
 from pipeline.scoring.metrics import Scores, match
 from pipeline.training.dataset import Example, grid_target, grid_weight
 from pipeline.training.volumes import class_numbers, whole_logits
@@ -79,7 +79,9 @@ def validate(
     """val_loss, val_dice, val_iou, val_map (means over images), val_ap50 (pooled); of classes, see `class_numbers`."""
     if isinstance(config.target, ClassesTarget):
         found = answers(network, examples, config, loss, device, WINDOW)
-        maps = ((a.truth, decode(a.probabilities, config.target, thresholds), a.loss) for a in found)
+        maps = (
+            (encode(a.truth, config.target), decode(a.probabilities, config.target, thresholds), a.loss) for a in found
+        )
         return class_numbers(maps, config.target.names)
     losses, scores = [], []
     for answer in answers(network, examples, config, loss, device, WINDOW):

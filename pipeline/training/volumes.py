@@ -39,13 +39,15 @@ class Example(Protocol):
 
 
 def understood(case: Case, labels: Labels, config: TrainConfig) -> Labels:
-    """Labels as the target means them: class numbers as `class_map` has them; objects as they are.
+    """Labels as the target means them: class numbers as `class_map` has them; objects as they are, also where the two
+    classes of a target are in them and out of them, as a loss may weigh what lies between two.
 
     Raises TrainingError where the manifest says classes and the config objects, MaskError for the other way round.
     """
     target = config.target
     if isinstance(target, ClassesTarget):
-        return class_map(labels, case.mask_kind, target, f"case {case.id}").astype(np.uint32)
+        classes = class_map(labels, case.mask_kind, target, f"case {case.id}").astype(np.uint32)
+        return labels if target.trimap == 0 else classes
     if case.mask_kind == "classes":
         hint = "ingest the folder with --masks instances"
         raise TrainingError(f"case {case.id}", "label images of classes", "objects, as the target is", hint)

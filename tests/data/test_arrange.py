@@ -1,11 +1,17 @@
 """What comes out of archives is laid out so that maskline finds images and labels in it."""
 
+import re
+import shlex
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image as Pillow
 
+from flows import cli_jobs
+from pipeline.config import TrainConfig, load_config, masks_of
 from pipeline.data.arrange import Bowl, Folder, Pairs, Slices
 from pipeline.data.classes import read_class_map
 from pipeline.data.layouts import discover_cases
@@ -158,7 +164,6 @@ def test_every_set_says_where_whose_and_what(source):
     """Addresses by https, checksums of the right length with the name of who published them, a next command."""
     for name, one in SETS.items():
         assert one.name == name and one.licence and one.licence_url.startswith("http") and "{folder}" in one.then
-        assert one.then.startswith("maskline ingest")
         for archive in one.archives:
             assert archive.url.startswith("https://") or one.manual
             kind, _, digest = (archive.checksum or "").partition(":")
@@ -168,3 +173,33 @@ def test_every_set_says_where_whose_and_what(source):
     assert SETS["pets"].size == 811_092_049 and SETS["dsb2018"].size is None
     with pytest.raises(UsageError, match=r"no set of that name, wanted dsb2018, "):
         public_set("imagenet")
+
+
+@pytest.mark.parametrize("name", [name for name, one in SETS.items() if one.train])
+def test_the_next_commands_fit_each_other(name, tmp_path, monkeypatch):
+    """The training's config is one there is, built with the changes said, and wants the masks that the ingest makes."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stage1_train").mkdir()
+    (tmp_path / "train").mkdir()
+    tool, verb, *words = shlex.split(SETS[name].then.format(folder="."))
+    made = cli_jobs.ingest.make_context(verb, words).params
+    made["manifest"].touch()
+    assert (tool, verb) == ("maskline", "ingest")
+    tool, verb, *words = shlex.split(SETS[name].train)
+    asked = cli_jobs.train.make_context(verb, words).params
+    assert (tool, verb, asked["data"]) == ("maskline", "train", made["manifest"])
+    path = Path(__file__).parents[2] / "configs" / f"{asked['config']}.yaml"
+    assert masks_of(load_config(TrainConfig, path, asked["overrides"]).target) == made["masks"]
+
+
+@pytest.mark.parametrize(
+    ("name", "manifest"),
+    [("isbi2012", "isbi2012"), ("camvid-11", "camvid"), ("camvid", "camvid"), ("hippocampus", "hippocampus")],
+)
+def test_the_next_command_is_the_one_that_made_the_manifest(name, manifest):
+    """All options but the paths are those of data_manifests/README.md: runs of slices and whole drives are held out."""
+    text = (Path(__file__).parents[2] / "data_manifests" / "README.md").read_text()
+    section = text.split(f"## {manifest}.csv")[1].split("##")[0]
+    (command,) = re.findall(r"`maskline ingest \S+ ([^`]+)`", section)
+    words = shlex.split(SETS[name].then.split(" --out ")[0])[3:]
+    assert words == shlex.split(command)

@@ -74,10 +74,20 @@ def test_objects_and_classes_are_not_taken_for_each_other():
     assert (masks_of(TRIMAP), masks_of(ROAD)) == ("instances", "classes")
 
 
+def test_without_a_border_objects_are_one_class():
+    """`trimap: 0`: in any object or in none; no palette is looked for in masks of objects."""
+    target = ClassesTarget(names=("background", "cell"), trimap=0)
+    assert masks_of(target) == "instances"
+    assert class_map(np.array([[0, 7, 7, 300]], np.uint32), "labels", target, "a").tolist() == [[0, 1, 1, 1]]
+
+
 @pytest.mark.parametrize(
     ("target", "said"),
     [
         ({"names": ["a", "b"], "trimap": 2}, "takes three names"),
+        ({"names": ["a", "b", "c"], "trimap": 0}, r"\(background, inside, border; with 0 two\)"),
+        ({"names": ["a", "b", "c"], "trimap": 2}, "border_weighted is not for classes but those of objects without"),
+        ({"names": ["a", "b"]}, "border_weighted is not for classes but those of objects without"),
         ({"names": ["a", "b", "c"], "merge": {"b": [1]}}, "every class but the first is made of numbers: b, c"),
         ({"names": ["a", "b"], "merge": {"z": [1]}}, "made of numbers: b, not z"),
         ({"names": ["a", "b"], "merge": {"b": [1, 1]}}, "each number is of one class"),
@@ -90,6 +100,7 @@ def test_targets_that_cannot_be_are_refused(target, said):
     """The message names what is wrong."""
     network = {"kind": "nuclei_unet", "out_channels": 1 if "sigmoid" in target.values() else len(target["names"])}
     tree = {"network": network, "target": {"kind": "classes", **target}, "loss": {"kind": "dice_ce"}}
+    tree["loss"] = {"kind": "border_weighted" if "border_weighted" in said else "dice_ce"}
     with pytest.raises(ConfigError, match=said):
         build_config(TrainConfig, tree, "config")
 

@@ -169,6 +169,60 @@ def test_the_command_line_goes_by_the_flow_where_a_server_is_named(environment, 
     assert len(flow_runs(served)) > before
 
 
+def write_labelled(folder, number):
+    """Bright boxes on dark noise in images/, their numbers in labels/."""
+    import numpy as np
+    from PIL import Image
+
+    for index in range(number):
+        rng = np.random.default_rng(index)
+        labels = np.zeros((64, 80), np.uint8)
+        for box, (top, left) in enumerate(zip((4, 36), rng.integers(4, 50, 2), strict=True), start=1):
+            labels[top : top + 18, left : left + 20] = box
+        pixels = ((labels > 0) * 150 + rng.integers(0, 60, labels.shape)).astype(np.uint8)
+        for place, values in (("images", pixels), ("labels", labels)):
+            (folder / place).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(folder / place / f"b{index}.png")
+
+
+KINDS = {"residual": "residual_unet, filters: [8, 16]", "attention": "attention_unet, filters: [8, 16]"}
+TRAINING = """
+name: {name}
+network: {{kind: {network}, out_channels: 1}}
+target: {{kind: mask}}
+loss: {{kind: bce}}
+optimiser: {{kind: adam, lr: 0.01}}
+schedule: {{kind: constant}}
+sampling: {{kind: crops, size: 48, per_epoch: 16}}
+augmentation: {{kind: none}}
+batch_size: 4
+epochs: 10
+ema: 0.5
+"""
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_two_kinds_are_trained_by_one_deployment_and_segment_by_the_other(environment, served, place, name):
+    """Tiles that are exact and tiles that are blended: trained and registered, found by name, every box labelled."""
+    import pandas as pd
+
+    data, config, out = place / "boxes", place / f"{name}.yaml", place / f"{name}-results"
+    if not data.exists():
+        write_labelled(data, 8)
+    config.write_text(TRAINING.format(name=name, network=KINDS[name]))
+    words = ["-p", f"data={data}", "-p", f"out={place / name}", "-p", f"config={config}", "--watch"]
+    answer = prefect(environment, served, "deployment", "run", "train-nuclei/train-nuclei", *words)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    answer = deployed(environment, served, data / "images", out, f"{name}/1")
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    run = flow_runs(served, "segment-folder/segment-folder")[0]
+    assert (run["state_type"], run["state_name"]) == ("COMPLETED", "Completed")
+    record = json.loads((out / "run.json").read_text())
+    assert (record["model"]["name"], record["objects"]) == (f"{name}/1", 16)
+    assert len(list((out / "labels").glob("*.tif"))) == 8
+    assert pd.read_csv(out / "images.csv", comment="#")["objects"].min() >= 2
+
+
 def test_too_many_failed_fails_the_flow(environment, served, images, model, place):
     """A quarter failed and a fifth is allowed: the others are done all the same, but the state is Failed."""
     answer = deployed(environment, served, images, place / "strict", model)

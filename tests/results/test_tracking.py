@@ -82,7 +82,7 @@ def test_run_is_kept_with_all_it_said(home, tmp_path):
     report = tmp_path / "report.html"
     report.write_text("<html>")
     with tracking.start("plate7", {"model": {"name": "nuclei", "version": 1}}, {"maskline.manifest": "abc"}) as run:
-        run.log_metrics({"objects": 7, "images#done": 2})
+        run.log_metrics({"objects": 7, "images#done": 2, "iou/дом": 0.5, "iou/лес": 0.25})
         run.set_note("**2 images**")
         run.log_file(report)
         run.log_text("all well", "notes/log.txt")
@@ -92,6 +92,7 @@ def test_run_is_kept_with_all_it_said(home, tmp_path):
     assert found.info.status == "FINISHED" and found.info.run_name == "plate7"
     assert found.data.params == {"model.name": "nuclei", "model.version": "1"}
     assert (found.data.metrics["objects"], found.data.metrics["images_done"]) == (7, 2)
+    assert (found.data.metrics["iou/дом"], found.data.metrics["iou/лес"]) == (0.5, 0.25)
     assert found.data.tags["mlflow.note.content"] == "**2 images**" and found.data.tags["maskline.manifest"] == "abc"
     folder = Path(found.info.artifact_uri.removeprefix("file://"))
     assert folder.is_relative_to(home / "mlflow" / "artifacts")

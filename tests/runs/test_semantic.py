@@ -200,8 +200,12 @@ def test_a_palette_of_the_label_images_is_the_models(tmp_path: Path) -> None:
     assert with_palette(own, load_data(tmp_path / "data", "classes").cases) is own
 
 
-def test_trimaps_are_learned_of_instance_masks(tmp_path: Path) -> None:
-    """A Data Science Bowl folder trains and evaluates as nucleus, border and background."""
+@pytest.mark.parametrize("border", [2, 0])
+def test_trimaps_are_learned_of_instance_masks(tmp_path: Path, border: int) -> None:
+    """A Data Science Bowl folder trains and evaluates as nucleus, border and background.
+
+    Without a border it is two classes by softmax, with the weight map of 2015 between the objects, and a film.
+    """
     for number in range(4):
         rng = np.random.default_rng(number)
         folder = tmp_path / "data" / f"case{number}"
@@ -212,20 +216,23 @@ def test_trimaps_are_learned_of_instance_masks(tmp_path: Path) -> None:
         for inner, values in (("images", pixels), ("masks", mask)):
             (folder / inner).mkdir(parents=True)
             Pillow.fromarray(values).save(folder / inner / f"case{number}.png")
-    target = {"kind": "classes", "names": ["background", "nucleus", "border"], "trimap": 2}
+    target = {"kind": "classes", "names": ["background", "nucleus", "border"][: 3 if border else 2], "trimap": border}
     tree = CONFIG | {
         "target": target,
         "prepare": {},
         "sampling": {"kind": "crops", "size": 32, "per_epoch": 8},
         "augmentation": {"kind": "none"},
         "epochs": 2,
+        "film": True,
     }
-    tree["network"] = CONFIG["network"]
+    tree["network"] = CONFIG["network"] | {"out_channels": len(target["names"])}
+    tree["loss"] = {"kind": "cross_entropy" if border else "border_weighted"}
     trained = train_model(build_config(TrainConfig, tree, "test"), tmp_path / "data", tmp_path / "run", track=False)
     options = {"data": tmp_path / "data", "model": str(trained.model), "split": "all", "track": False}
     scores = evaluate_model(EvaluateConfig(out=tmp_path / "all", **options))
     pixels = [part["pixels_true"] for part in scores["classes"].values()]
-    assert pixels == [4 * (32 * 32 - 14 * 14), 4 * 10 * 10, 4 * (14 * 14 - 10 * 10)]
+    rings = [4 * 10 * 10, 4 * (14 * 14 - 10 * 10)] if border else [4 * 14 * 14]
+    assert pixels == [4 * (32 * 32 - 14 * 14), *rings]
 
 
 def test_scoring_reads_palette_pngs(data: Path, model: Path, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The weight map of the 2015 paper."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,9 +9,12 @@ from hypothesis import strategies as st
 from made_examples import CONFIG, example
 from scipy.ndimage import distance_transform_edt
 
-from pipeline.config import BorderWeighted, CropSampling, FixedSize, MaskTarget, PrepareConfig
+from pipeline.config import BorderWeighted, ClassesTarget, CropSampling, FixedSize, MaskTarget, PrepareConfig
+from pipeline.errors import MaskError
 from pipeline.training.border_weights import border_weights
-from pipeline.training.dataset import build_dataset, grid_weight
+from pipeline.training.dataset import build_dataset, grid_target, grid_weight
+from pipeline.training.encode import EncodeTargetd
+from pipeline.training.volumes import understood
 
 
 def brute(labels: np.ndarray, config: BorderWeighted) -> np.ndarray:
@@ -54,3 +59,20 @@ def test_samples_carry_the_weights_that_the_loss_wants() -> None:
     weights = grid_weight(example(1, fixed), fixed)
     assert weights is not None and weights.shape[1:] == example(1, fixed).preparation.apply(example(1).pixels).shape[1:]
     assert grid_weight(example(1), CONFIG) is None
+
+
+def test_two_classes_of_objects_keep_the_objects_for_the_weights() -> None:
+    """Touching objects that are one class: the weights see two of them, the target has class numbers alone."""
+    target = ClassesTarget(names=("background", "cell"), trimap=0)
+    changes = {"loss": BorderWeighted(), "target": target, "sampling": CropSampling(size=32, per_epoch=2)}
+    config = CONFIG.model_copy(update=changes)
+    labels = np.zeros((32, 32), np.uint32)
+    labels[4:28, 2:15], labels[4:28, 16:30] = 7, 300
+    case = replace(example(1).case, mask_kind="labels")
+    made = replace(example(1), labels=understood(case, labels, config), pixels=example(1).pixels[:, :32, :32])
+    sample = EncodeTargetd(target, config.loss)({"label": made.labels})
+    assert sample["target"].dtype == np.uint8 and sample["target"].tolist() == (labels > 0).tolist()
+    np.testing.assert_allclose(sample["weight"][0], brute(labels, BorderWeighted()), atol=1e-2)
+    assert grid_target(made, config).max() == 1 and grid_weight(made, config).max() > 10
+    with pytest.raises(MaskError, match="label images of classes, wanted objects"):
+        understood(replace(case, mask_kind="classes"), labels, config)

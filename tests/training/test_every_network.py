@@ -8,12 +8,11 @@ import pytest
 import torch
 
 import unet
-from pipeline.config import ClassesTarget, MaskTarget, PrepareConfig, SingleNetwork, TrainConfig, load_config
-from pipeline.data.classes import class_map
+from pipeline.config import MaskTarget, PrepareConfig, SingleNetwork, TrainConfig, load_config
 from pipeline.errors import TrainingError
 from pipeline.model.targets import Thresholds, activate, decode
 from pipeline.training.answer_shape import check_answer
-from pipeline.training.encode import encode
+from pipeline.training.encode import EncodeTargetd
 from pipeline.training.train import start_training, train_step
 
 KINDS = {config.model_fields["kind"].default: config for config in get_args(get_args(SingleNetwork)[0])}
@@ -65,8 +64,7 @@ def test_an_answer_with_other_channels_is_refused() -> None:
 CONFIG = Path(__file__).parents[2] / "configs" / "original-unet.yaml"
 SOFTMAX = (
     "network.out_channels=2",
-    "target={kind: classes, names: [membrane, cell], merge: {cell: [255]}, ignore: 254}",
-    "loss={kind: cross_entropy}",
+    "target={kind: classes, names: [membrane, cell], trimap: 0}",
 )
 
 
@@ -79,15 +77,15 @@ def test_the_original_learns_as_one_channel_or_as_two_classes(told: tuple[str, .
     with torch.device("meta"):
         assert sum(p.numel() for p in unet.build("original_unet", **wide).parameters()) == parameters
     labels = np.zeros((32, 32), np.uint32)
-    labels[6:26, 4:28] = 255
-    if isinstance(config.target, ClassesTarget):
-        labels = class_map(labels, "classes", config.target, "made").astype(np.uint32)
-    target = torch.from_numpy(encode(labels, config.target))[None]
+    labels[6:26, 4:15], labels[6:26, 17:28] = 1, 2
+    sample = EncodeTargetd(config.target, config.loss)({"label": labels})
+    target, weight = (torch.from_numpy(sample[key])[None] for key in ("target", "weight"))
+    assert weight.max() > 9 and weight[0, 0, 10, 8] == 1  # between the two, and inside of one
     image = torch.from_numpy(np.where(labels > 0, 0.8, 0.2).astype(np.float32))[None, None]
     training = start_training(config, "cpu")
     training.network.train()
     for _ in range(80):
-        train_step(training, {"image": image, "target": target})
+        train_step(training, {"image": image, "target": target, "weight": weight})
     with torch.inference_mode():
         planes = activate(training.network.eval()(image), config.target)[0].numpy()
     assert planes.shape == (config.network.out_channels, 32, 32)

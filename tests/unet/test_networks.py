@@ -251,7 +251,7 @@ def test_vgg_has_torchvisions_slices() -> None:
     with torch.inference_mode():
         shapes = [tuple(f.shape[1:]) for f in network.encode(torch.zeros(1, 3, 32, 64))]
     assert shapes == [(64, 32, 64), (128, 16, 32), (256, 8, 16), (512, 4, 8), (512, 2, 4)]
-    assert [m.p for m in network.modules() if isinstance(m, nn.Dropout)] == [0.25]
+    assert [m.p for m in network.modules() if isinstance(m, nn.Dropout2d)] == [0.25]
     assert network.head.kernel_size == (3, 3)
 
 
@@ -271,6 +271,22 @@ def test_published_encoders_normalise_their_images() -> None:
     colour = torch.stack([mean, mean + deviation])[:, :, None, None]
     torch.testing.assert_close(network.normalise(colour).flatten(1), torch.tensor([[0.0] * 3, [1.0] * 3]))
     assert not [name for name in network.state_dict() if name.startswith("normalise")]
+
+
+def test_vggs_decoder_drops_whole_maps_at_the_end_of_each_level() -> None:
+    """As its guide does: each map of each of the four levels' answers is 0 everywhere, or scaled up, never in parts."""
+    network = make(VGG19UNet(filters=(16, 8, 8, 8), dropout=0.5)).train()
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    network.dropout.register_forward_hook(lambda module, given, answer: seen.append((given[0], answer)))
+    torch.manual_seed(0)
+    network(torch.rand(1, 3, 32, 48))
+    assert [tuple(answer.shape[1:]) for _, answer in seen] == [(16, 4, 6), (8, 8, 12), (8, 16, 24), (8, 32, 48)]
+    dropped = 0
+    for before, after in seen:
+        for given, answer in zip(before[0], after[0], strict=True):
+            assert torch.equal(answer, torch.zeros_like(given)) or torch.equal(answer, 2 * given)
+            dropped += bool(given.any() and not answer.any())
+    assert dropped >= 4 and sum(p.numel() for p in make(VGG19UNet()).parameters()) == 31_164_865
 
 
 @pytest.mark.parametrize("kind", ["efficient_unet", "vgg19_unet", "mobilenet_unet"])
