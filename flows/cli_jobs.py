@@ -18,6 +18,7 @@ from flows.options import (
     NO_SKIP,
     NO_TRACK,
     PAGES,
+    PIXEL_SIZE,
     SEGMENT_DEVICE,
     SERIES,
     THREADS,
@@ -181,9 +182,7 @@ Run the same command again: what is proven done is skipped, what is new or chang
 @click.option("--out", type=NEW, required=True, help="Where labels/, objects.parquet, images.csv and report.html go.")
 @click.option("--model", help=f"{MODEL}  [default: shipped:nuclei]")
 @click.option("--config", "config_file", type=FILE, help="YAML with the same settings; options go first.")
-@click.option(
-    "--pixel-size", type=click.FloatRange(0, min_open=True), help="Micrometres a pixel, where the files do not say it."
-)
+@PIXEL_SIZE
 @DIAMETER
 @click.option("--channel", type=click.IntRange(0), help="Which channel to segment, counted from 0.")
 @TTA

@@ -19,7 +19,7 @@ def evaluate_model_flow(
     out: Path,
     model: str = "shipped:nuclei",
     split: Literal["train", "val", "test", "all"] = "test",
-    diameter: float | Literal["auto", "native"] = "auto",
+    diameter: float | str = "auto",
     pixel_size: float | None = None,
     channel: int | None = None,
     tta: bool = False,
@@ -39,8 +39,9 @@ def evaluate_model_flow(
         out: The folder for the scores. A whole path.
         model: shipped:nuclei, a registered model (nuclei, nuclei@champion, nuclei/3) or the path of a model folder.
         split: Which part of the manifest to score on; the test part was kept out of training.
-        diameter: How large the objects are in these images, in pixels; auto finds it, native takes images as they are.
-        pixel_size: Size of a pixel in micrometres, where the files do not say it. Give this or the diameter.
+        diameter: How large the objects are, in pixels or as a length (8um); auto goes by the pixel size where the model
+            has one and else finds it, native takes images as they are.
+        pixel_size: Size of a pixel of the full image in micrometres, where the files do not say it or are wrong.
         channel: Which channel to segment, counted from 0. None takes all that the model can.
         tta: Take the mean over eight flips and quarter turns, for eight times the work.
         pages: What the pages of a multi-page TIFF are: slices of a stack, channels, or nothing we may guess (refuse).

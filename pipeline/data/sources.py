@@ -138,6 +138,16 @@ class FileSource:
         """The same image with a cache of its own, for who reads elsewhere at the same time."""
         return replace(self)
 
+    def told(self, pixel_size: float | None) -> "FileSource":
+        """The same image with square pixels (cubic voxels) of this size (um), whatever its file says; None: as it is.
+
+        The size is the full level's. Labels of NIfTI and OME-Zarr still lie where their file says.
+        """
+        if pixel_size is None:
+            return self
+        full = Geometry((pixel_size,) * len(self.levels[0]), "um", self.geometry.affine)
+        return replace(self, geometries=pyramid_geometries(full, self.levels))
+
     def at_level(self, level: int) -> "FileSource":
         """The same image from a pyramid level on; raises ImageError where there is no such level."""
         if level == 0:

@@ -17,6 +17,7 @@ from pipeline.config import ImageOptions, SegmentConfig
 from pipeline.data.files import sha256_file
 from pipeline.data.images import WANTED
 from pipeline.errors import EmptyError, ImageError, InputError, UsageError
+from pipeline.model.told_size import KnownSize
 from pipeline.results.ledger import Entry, Ledger, why_redo
 from pipeline.results.lock import PRODUCTS, STATE
 from pipeline.results.names import label_stems
@@ -148,6 +149,7 @@ def find_work(config: SegmentConfig) -> Found:
     """Model and images, nothing written yet. Raises InputError, UsageError, ModelError or TrackingError."""
     check_folders(config)
     model, digest = locate_model(config.model)
+    KnownSize.of(read_record(model)).check(config)
     return Found(model, digest, *_find_cases(config))
 
 

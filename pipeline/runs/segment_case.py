@@ -226,14 +226,10 @@ def open_asked(path: Path, config: SegmentConfig) -> "FileSource":
     """The image that a run is asked to segment in a file. Raises ImageError."""
     from pipeline.data.images import open_image
 
-    return open_image(
-        path,
-        pages=config.pages,
-        series=config.series,
-        level=config.level,
-        time=config.time,
-        max_megapixels=config.max_megapixels,
+    opened = open_image(
+        path, pages=config.pages, series=config.series, time=config.time, max_megapixels=config.max_megapixels
     )
+    return opened.told(config.pixel_size).at_level(config.level)
 
 
 def _try(source: ImageSource) -> None:
