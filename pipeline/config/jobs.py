@@ -52,6 +52,7 @@ class ImageOptions(Strict):
     series: str | None = None  # number or name of the image to take where a file holds several
     time: NonNegativeInt | None = None  # 0-based; which time point where there are several
     tta: bool = False  # mean over the eight flips and quarter turns
+    whole_megapixels: PositiveFloat = 64.0  # of 2-D images, the file's or magnified; larger ones are not held in memory
 
     @property
     def diameter_um(self) -> float | None:
@@ -88,7 +89,7 @@ class SegmentConfig(ImageOptions, EngineOptions):
     chunk_seconds: PositiveFloat = 30.0
     max_failed_fraction: Fraction = 0.2
     max_megapixels: PositiveFloat = 400.0  # of what must be decoded at once; images read by windows may be larger
-    whole_megapixels: PositiveFloat = 16.0  # 2-D images above it are streamed: read, predicted and written by parts
+    whole_megapixels: PositiveFloat = 16.0  # larger images are streamed: read, predicted and written by parts
     track: bool = True
 
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from pipeline.config import FixedSize, ImageOptions
-from pipeline.errors import ImageError
+from pipeline.errors import ImageError, LargeError
 from pipeline.inference.background import SkippingEngine
 from pipeline.inference.blocks import Sizes, band_of
 from pipeline.inference.engines import Engine, make_engine
@@ -72,7 +72,8 @@ class Segmenter:
         `options.diameter` is the objects' typical one in file pixels or as a length, "auto" goes by the pixel size
         where the model has one and else by what the network is surest of, "native" takes the image as it is. The pixel
         size is the source's, which is opened with `options.pixel_size` (`FileSource.told`). Raises ImageError for
-        images the model cannot take and UsageError for a diameter that the model has no use for.
+        images the model cannot take, LargeError for those that are magnified beyond `options.whole_megapixels`, and
+        UsageError for a diameter that the model has no use for.
         """
         seconds: dict[str, float] = {}
         skipped = _skipped(self.engine)
@@ -87,6 +88,7 @@ class Segmenter:
             seen = self._look(pixels, image.geometry, options)
         with _timed(seconds, "prepare"):
             plain = fit(pixels, record.prepare, stride=record.stride, zoom=seen.zoom)
+            _check_held(plain, options.whole_megapixels)
             preparation = plain.inverted() if seen.inverted else plain
         with _timed(seconds, "predict"):
             planes = seen.planes
@@ -141,6 +143,15 @@ class Segmenter:
 
 def _skipped(engine: Engine) -> int:
     return engine.skipped if isinstance(engine, SkippingEngine) else 0
+
+
+def _check_held(preparation: Preparation, most: float) -> None:
+    """Raise LargeError where an image would be magnified to more megapixels than may be held."""
+    wanted, given = (float(np.prod(shape)) / 1e6 for shape in (preparation.shape, preparation.original))
+    if wanted > max(most, given):
+        came = f"{given:.1f} Mpx that are magnified to {wanted:,.1f}"
+        hint = "segment it with maskline segment, which streams it, or give --diameter"
+        raise LargeError("image", came, f"at most {most:g} Mpx in memory", hint)
 
 
 def _decode(planes: Pixels, preparation: Preparation, model: TrainedModel) -> tuple[Labels, Pixels, Confidence]:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.config import ImageOptions, SegmentConfig
 from pipeline.data.files import remove, sha256_file
-from pipeline.errors import ImageError, MasklineError, ModelError, OutputError
+from pipeline.errors import ImageError, LargeError, ModelError
 from pipeline.results.ledger import Entry, Product, Stamp, stamp
-from pipeline.results.lock import is_output_trouble, output_error, writing
+from pipeline.results.lock import writing
 from pipeline.runs.case_products import (
     describe_small,
     label_paths,
@@ -28,8 +28,11 @@ from pipeline.runs.case_products import (
     write_picture,
     write_products,
 )
+from pipeline.runs.check_room import Afforded, check_room
+from pipeline.runs.failures import explain, let_pass
 from pipeline.runs.measure_answer import measure_answer
 from pipeline.runs.model_record import class_key, read_record
+from pipeline.runs.plan_image import is_alone, plan_image
 from pipeline.runs.stages import Stages, Watched
 from pipeline.types import Case, Image, ImageSource, Labels, Watch, unwatched
 
@@ -43,7 +46,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("maskline.segment")
 TRIED = 50_000_000  # values; a larger image is not read twice
-BESIDE = 8_000_000  # values; of larger images one at a time is held
 
 
 @dataclass(frozen=True)
@@ -133,15 +135,20 @@ def segment_case(case: Case, job: ChunkJob, watch: Watch = unwatched) -> Worked:
             before = stamp(case.image)
             source = Product(sha256_file(case.image), before)
         opened = _open(case, job, stages)
-        with nullcontext() if prod(opened.shape) <= BESIDE else _alone:
-            if is_large(opened, job.config):
-                return _stream(case, job, opened, source, stages, watch)
-            answer = _answer(opened, job, stages)
-            with stages.stage("read"):
-                _check_unchanged(case, before)
-            return _finish(case, job, opened, answer, source, stages)
+        with stages.stage("open"):
+            record = read_record(job.model)
+            cost, zoom = plan_image(opened, job.config, record)
+            check_room(cost, job.out, _scratch(job, source) if cost.streamed else None)
+        if not cost.streamed:
+            try:
+                with _alone if is_alone(opened.shape, zoom) else nullcontext():
+                    return _hold(case, job, opened, source, stages)
+            except LargeError as error:
+                log.info("%s: %s: it is streamed", case.relative, error.message)
+        with _alone:
+            return _stream(case, job, opened, source, stages, watch)
     except Exception as error:  # noqa: BLE001 - the per-image border: anything wrong with one image stays with it
-        _let_pass(error, stages.at, job.out)
+        let_pass(error, stages.at, job.out)
         return Worked(_failure(case, job, source, stages, error))
 
 
@@ -159,9 +166,23 @@ def _open(case: Case, job: ChunkJob, stages: Stages) -> "FileSource":
     return opened
 
 
-def is_large(source: ImageSource, config: SegmentConfig) -> bool:
-    """Whether an opened image is streamed instead of held in memory."""
-    return len(source.shape) == 3 and source.shape[1] * source.shape[2] > config.whole_megapixels * 1e6
+def _hold(case: Case, job: ChunkJob, opened: "FileSource", source: Product, stages: Stages) -> Worked:
+    """One image that is held in memory, from file to files. Raises LargeError where it must be streamed after all."""
+    answer = _answer(opened, job, stages)
+    with stages.stage("read"):
+        _check_unchanged(case, source.stamp)
+    return _finish(case, job, opened, answer, source, stages)
+
+
+def _identity(job: ChunkJob, source: Product) -> str:
+    """What the work on a large image is of, and by whom."""
+    return f"{source.sha256} {job.model_digest} {job.settings}"
+
+
+def _scratch(job: ChunkJob, source: Product) -> Path:
+    from pipeline.runs.segment_large import scratch_folder
+
+    return scratch_folder(job.out, _identity(job, source))
 
 
 def _answer(opened: ImageSource, job: ChunkJob, stages: Stages) -> Answer:
@@ -176,15 +197,13 @@ def _answer(opened: ImageSource, job: ChunkJob, stages: Stages) -> Answer:
 
 def _stream(case: Case, job: ChunkJob, opened: "FileSource", source: Product, stages: Stages, watch: Watch) -> Worked:
     """One image larger than memory, from file to files."""
-    from pipeline.runs.plan_large import check_disk, stream_cost
-    from pipeline.runs.segment_large import describe_large, scratch_folder
+    from pipeline.runs.segment_large import describe_large
 
-    identity = f"{source.sha256} {job.model_digest} {job.settings}"
-    scratch = scratch_folder(job.out, identity)
+    identity = _identity(job, source)
+    scratch = _scratch(job, source)
     with stages.stage("load"):
         segmenter = load_segmenter(job)
     names = label_paths(case, job.config.geojson)
-    check_disk(stream_cost(opened.shape, opened.dtype.itemsize, read_record(job.model)), job.out)
     with stages.stage("segment"):
         large = _streamed(opened, segmenter, job, scratch, identity, [job.out / name for name in names], watch)
     with stages.stage("read"):
@@ -214,8 +233,10 @@ def _streamed(
     from pipeline.runs.segment_large import segment_large
 
     label, outline = paths[0], paths[1] if len(paths) > 1 else None
-    if not class_key(read_record(job.model)):
-        return segment_large(opened, segmenter, job.config, scratch, identity, label, outline, watch)
+    record = read_record(job.model)
+    if not class_key(record):
+        afforded = Afforded(segmenter, opened, record, job.out, scratch)
+        return segment_large(opened, afforded, job.config, scratch, identity, label, outline, watch)
     if outline is not None:
         came, wanted = "outlines of a class map larger than memory", "label images"
         raise ImageError("--geojson", came, wanted, "leave --geojson out, or raise whole_megapixels")
@@ -237,27 +258,6 @@ def _try(source: ImageSource) -> None:
         source.read()
 
 
-def _let_pass(error: Exception, stage: str, out: Path) -> None:
-    """Raise what is no one image's fault; return for what is."""
-    if stage == "load":
-        raise error
-    reason = error.__cause__ if isinstance(error, OutputError) else error
-    if stage in ("write", "picture") and isinstance(reason, OSError) and is_output_trouble(reason):
-        raise output_error(out, reason) from error
-
-
-def _explain(error: Exception, case: Case) -> tuple[str, str]:
-    """What images.csv says of a failure, wherever the folder lies, and what to do about it."""
-    if isinstance(error, MasklineError):
-        return error.message.replace(str(case.image), case.relative), error.hint
-    text = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".replace(str(case.image), case.relative)
-    if isinstance(error, MemoryError) or "out of memory" in text.lower():
-        return text, "free memory, segment on a larger machine, or cut the image into parts"
-    if isinstance(error, OSError):
-        return text, "check that the file is there and may be read, then run again"
-    return text, "look into maskline.log; if the file opens elsewhere, report this with the file"
-
-
 def _finish(case: Case, job: ChunkJob, opened: "FileSource", answer: Answer, source: Product, stages: Stages) -> Worked:
     with stages.stage("measure"):
         objects = measure_answer(answer)
@@ -276,7 +276,7 @@ def _finish(case: Case, job: ChunkJob, opened: "FileSource", answer: Answer, sou
 
 def _failure(case: Case, job: ChunkJob, source: Product, stages: Stages, error: Exception) -> Entry:
     """The entry of an image that failed; what an earlier run made of it is taken away, for it is not true any more."""
-    message, hint = _explain(error, case)
+    message, hint = explain(error, case)
     log.debug("%s failed at %s", case.relative, stages.at, exc_info=error)
     with writing(job.out):
         for name in (*label_paths(case, True), *label_paths(case, False, classes=True), picture_path(case.id)):
