@@ -30,6 +30,7 @@ def evaluate_model_flow(
     engine: Literal["auto", "torch", "openvino", "openvino-int8"] = "auto",
     threads: int | None = None,
     skip: bool = True,
+    whole_megapixels: float = 64.0,
     bootstrap: int = 1000,
 ) -> State[Any]:
     """Predict labelled images that the model has not seen, and score the predictions.
@@ -51,6 +52,7 @@ def evaluate_model_flow(
         engine: What runs the network on a CPU; auto is OpenVINO where it is installed, else torch.
         threads: Threads of the CPU that predict; None takes as many as there are.
         skip: Leave background out, where the model says how to know it.
+        whole_megapixels: Refuse images that would be magnified beyond this: nothing is streamed here.
         bootstrap: How many resamplings the intervals are made of.
     """
     settings = {
@@ -69,6 +71,7 @@ def evaluate_model_flow(
         "engine": engine,
         "threads": threads,
         "skip": skip,
+        "whole_megapixels": whole_megapixels,
         "bootstrap": bootstrap,
     }
     scores = evaluate_model(build_config(EvaluateConfig, settings, "evaluate-model"), ShowProgress("evaluate"))

@@ -106,7 +106,7 @@ def segment_folder_flow(
         skip: Leave background out, where the model says how to know it.
         max_failed_fraction: The run itself fails when more than this part of the images failed (0 to 1).
         max_megapixels: Refuse images of which more than this must be decoded at once; tiled ones may be larger.
-        whole_megapixels: Stream 2-D images that are larger than this: read, predict and write them by parts.
+        whole_megapixels: Stream 2-D images that are larger than this, or magnified beyond it: do them by parts.
         chunk_seconds: About how much work one task holds, in seconds.
         track: Show this run in MLflow.
         chunks_at_once: How many tasks run side by side. More than 1 helps where there are cores or memory to spare.
