@@ -18,6 +18,7 @@ from flows.options import (
     NO_SKIP,
     NO_TRACK,
     PAGES,
+    PIXEL_SIZE,
     SEGMENT_DEVICE,
     SERIES,
     THREADS,
@@ -181,9 +182,7 @@ Run the same command again: what is proven done is skipped, what is new or chang
 @click.option("--out", type=NEW, required=True, help="Where labels/, objects.parquet, images.csv and report.html go.")
 @click.option("--model", help=f"{MODEL}  [default: shipped:nuclei]")
 @click.option("--config", "config_file", type=FILE, help="YAML with the same settings; options go first.")
-@click.option(
-    "--pixel-size", type=click.FloatRange(0, min_open=True), help="Micrometres a pixel, where the files do not say it."
-)
+@PIXEL_SIZE
 @DIAMETER
 @click.option("--channel", type=click.IntRange(0), help="Which channel to segment, counted from 0.")
 @TTA
@@ -196,7 +195,7 @@ Run the same command again: what is proven done is skipped, what is new or chang
 @click.option("--group", metavar="REGEX", help="On the path; its first bracket names the group in the tables.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first N images.")
 @click.option("--force", is_flag=True, help="Do everything again, also what is done.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, with memory and time, and do nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, with memory, disk and time, and do nothing.")
 @click.option("--geojson", is_flag=True, help="Write outlines for QuPath beside the label images.")
 @SEGMENT_DEVICE
 @ENGINE
@@ -220,9 +219,10 @@ def segment(ctx: click.Context, /, config_file: Path | None, dry_run: bool, no_t
     if dry_run:
         from pipeline.runs.segment_folder import plan_segmentation
 
-        for line in plan_segmentation(config).lines():
+        plan = plan_segmentation(config)
+        for line in plan.lines():
             click.echo(line)
-        return
+        ctx.exit(3 if plan.refused else 0)
     summary = _segment_by_flow(config) if os.environ.get("PREFECT_API_URL") else _segment_here(config)
     _tell_segmented(summary)
     ctx.exit(summary.exit_code)

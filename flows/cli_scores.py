@@ -15,6 +15,7 @@ from flows.options import (
     NO_SKIP,
     NO_TRACK,
     PAGES,
+    PIXEL_SIZE,
     SEGMENT_DEVICE,
     SERIES,
     THREADS,
@@ -38,6 +39,7 @@ Examples:
 @click.option("--model", help=f"{MODEL}  [default: shipped:nuclei]")
 @click.option("--out", type=NEW, required=True, help="Where scores.json and the tables go.")
 @click.option("--split", type=SPLITS, help="Which part of the manifest.  [default: test]")
+@PIXEL_SIZE
 @DIAMETER
 @TTA
 @PAGES

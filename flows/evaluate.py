@@ -19,7 +19,7 @@ def evaluate_model_flow(
     out: Path,
     model: str = "shipped:nuclei",
     split: Literal["train", "val", "test", "all"] = "test",
-    diameter: float | Literal["auto", "native"] = "auto",
+    diameter: float | str = "auto",
     pixel_size: float | None = None,
     channel: int | None = None,
     tta: bool = False,
@@ -30,6 +30,7 @@ def evaluate_model_flow(
     engine: Literal["auto", "torch", "openvino", "openvino-int8"] = "auto",
     threads: int | None = None,
     skip: bool = True,
+    whole_megapixels: float = 64.0,
     bootstrap: int = 1000,
 ) -> State[Any]:
     """Predict labelled images that the model has not seen, and score the predictions.
@@ -39,8 +40,9 @@ def evaluate_model_flow(
         out: The folder for the scores. A whole path.
         model: shipped:nuclei, a registered model (nuclei, nuclei@champion, nuclei/3) or a path of one.
         split: Which part of the manifest to score on; the test part was kept out of training.
-        diameter: How large the objects are in these images, in pixels; auto finds it, native takes images as they are.
-        pixel_size: Size of a pixel in micrometres, where the files do not say it. Give this or the diameter.
+        diameter: How large the objects are, in pixels or as a length (8um); auto goes by the pixel size where the model
+            has one and else finds it, native takes images as they are.
+        pixel_size: Size of a pixel of the full image in micrometres, where the files do not say it or are wrong.
         channel: Which channel to segment, counted from 0. None takes all that the model can.
         tta: Take the mean over eight flips and quarter turns, for eight times the work.
         pages: What the pages of a multi-page TIFF are: slices of a stack, channels, or nothing we may guess (refuse).
@@ -50,6 +52,7 @@ def evaluate_model_flow(
         engine: What runs the network on a CPU; auto is OpenVINO where it is installed, else torch.
         threads: Threads of the CPU that predict; None takes as many as there are.
         skip: Leave background out, where the model says how to know it.
+        whole_megapixels: Refuse images that would be magnified beyond this: nothing is streamed here.
         bootstrap: How many resamplings the intervals are made of.
     """
     settings = {
@@ -68,6 +71,7 @@ def evaluate_model_flow(
         "engine": engine,
         "threads": threads,
         "skip": skip,
+        "whole_megapixels": whole_megapixels,
         "bootstrap": bootstrap,
     }
     scores = evaluate_model(build_config(EvaluateConfig, settings, "evaluate-model"), ShowProgress("evaluate"))

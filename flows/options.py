@@ -53,24 +53,33 @@ def parse_duration(text: str) -> float:
 
 
 class Diameter(click.ParamType[float | str]):
-    """Pixels, or `auto`, or `native`."""
+    """Pixels, a length with its unit, `auto`, or `native`."""
 
-    name = "px|auto|native"
+    name = "px|8um|auto|native"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
-        if value in ("auto", "native"):
+        if value in ("auto", "native") or re.fullmatch(r"\d*\.?\d+\s*[uµμm]m", str(value).strip()):
             return str(value)
         try:
             pixels = float(value)
         except ValueError:
             pixels = 0.0
         if not pixels > 0:
-            self.fail(f"{value!r} is neither a number of pixels above 0, nor auto, nor native", param, ctx)
+            wanted = "a number of pixels above 0, nor a length such as 8um, nor auto, nor native"
+            self.fail(f"{value!r} is neither {wanted}", param, ctx)
         return pixels
 
 
 DIAMETER = click.option(
-    "--diameter", type=Diameter(), help="How large the objects are, in pixels.  [default: auto, found in each image]"
+    "--diameter",
+    type=Diameter(),
+    help="How large the objects are: 30 (pixels), or 8um where the pixel size is known.  "
+    "[default: auto, by the pixel size where the model has one, else found in each image]",
+)
+PIXEL_SIZE = click.option(
+    "--pixel-size",
+    type=click.FloatRange(0, min_open=True),
+    help="Micrometres a pixel of the full image, where its file does not say it or is wrong.",
 )
 
 

@@ -50,7 +50,7 @@ def segment_folder_flow(
     folder: Path,
     out: Path,
     model: str = "shipped:nuclei",
-    diameter: float | Literal["auto", "native"] = "auto",
+    diameter: float | str = "auto",
     pixel_size: float | None = None,
     channel: int | None = None,
     tta: bool = False,
@@ -85,8 +85,9 @@ def segment_folder_flow(
         folder: The folder of images, sub-folders included. A whole path, as the machine that does the work sees it.
         out: The folder for the results. A whole path. The same one again goes on where an earlier run stopped.
         model: shipped:nuclei, a registered model (nuclei, nuclei@champion, nuclei/3) or a path of one.
-        diameter: How large the objects are in these images, in pixels; auto finds it, native takes images as they are.
-        pixel_size: Size of a pixel in micrometres, where the files do not say it. Give this or the diameter.
+        diameter: How large the objects are, in pixels or as a length (8um); auto goes by the pixel size where the model
+            has one and else finds it, native takes images as they are.
+        pixel_size: Size of a pixel of the full image in micrometres, where the files do not say it or are wrong.
         channel: Which channel to segment, counted from 0. None takes all that the model can.
         tta: Take the mean over eight flips and quarter turns, for eight times the work.
         pages: What the pages of a multi-page TIFF are: slices of a stack, channels, or nothing we may guess (refuse).
@@ -105,7 +106,7 @@ def segment_folder_flow(
         skip: Leave background out, where the model says how to know it.
         max_failed_fraction: The run itself fails when more than this part of the images failed (0 to 1).
         max_megapixels: Refuse images of which more than this must be decoded at once; tiled ones may be larger.
-        whole_megapixels: Stream 2-D images that are larger than this: read, predict and write them by parts.
+        whole_megapixels: Stream 2-D images that are larger than this, or magnified beyond it: do them by parts.
         chunk_seconds: About how much work one task holds, in seconds.
         track: Show this run in MLflow.
         chunks_at_once: How many tasks run side by side. More than 1 helps where there are cores or memory to spare.

@@ -5,6 +5,7 @@
     │   └── ConfigError         a config that does not validate
     ├── InputError              something that was given cannot be used
     │   ├── ImageError          unreadable, truncated, unsupported or too large
+    │   │   └── LargeError      too large to be held once it is magnified: it can be streamed
     │   ├── MaskError           a mask that does not fit its image or is no mask
     │   ├── EmptyError          a folder without a single image
     │   ├── LayoutError         a folder whose layout is not recognised
@@ -55,6 +56,10 @@ class InputError(MasklineError):
 
 
 class ImageError(InputError):
+    pass
+
+
+class LargeError(ImageError):
     pass
 
 

@@ -38,7 +38,7 @@ class Divide(Strict):
 
 
 class NativeSize(Strict):
-    """The image as it is, unless --diameter or --pixel-size says how far it is from the model's."""
+    """The image as it is, unless --diameter or its pixel size says how far it is from the model's."""
 
     kind: Literal["native"] = "native"
 

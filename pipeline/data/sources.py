@@ -141,8 +141,34 @@ class FileSource:
         self._cache.capacity = capacity(self.grids[0], rows)
 
     def again(self) -> "FileSource":
-        """The same image with a cache of its own, for who reads elsewhere at the same time."""
-        return replace(self)
+        """The same image with a cache of its own, for who reads elsewhere at the same time.
+
+        Of a file whose cache holds all of it (PNG, JPEG, one strip), the cache is shared.
+        """
+        other = replace(self)
+        if self._is_held:
+            other._cache = self._cache
+        return other
+
+    @property
+    def _is_held(self) -> bool:
+        """Whether whoever reads a window has decoded the whole height of it."""
+        return self.grids[0].block[2] >= self.grids[0].shape[2]
+
+    @property
+    def kept(self) -> int:
+        """Bytes of decoded blocks, at most, that this source and `again` keep together."""
+        return self._cache.capacity * (1 if self._is_held else 2)
+
+    def told(self, pixel_size: float | None) -> "FileSource":
+        """The same image with square pixels (cubic voxels) of this size (um), whatever its file says; None: as it is.
+
+        The size is the full level's. Labels of NIfTI and OME-Zarr still lie where their file says.
+        """
+        if pixel_size is None:
+            return self
+        full = Geometry((pixel_size,) * len(self.levels[0]), "um", self.geometry.affine)
+        return replace(self, geometries=pyramid_geometries(full, self.levels))
 
     def at_level(self, level: int) -> "FileSource":
         """The same image from a pyramid level on; raises ImageError where there is no such level."""

@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-from pipeline.config import ClassesTarget, FixedSize, ImageOptions, SpacingSize, colours_of
-from pipeline.errors import ImageError, ModelError, UsageError
+from pipeline.config import ClassesTarget, FixedSize, ImageOptions, colours_of
+from pipeline.errors import ImageError, UsageError
 from pipeline.inference import volumes
 from pipeline.inference.blocks import Sizes, band_of
 from pipeline.inference.class_stream import ClassMapping, ClassStream
@@ -26,6 +26,7 @@ from pipeline.model.bundle import ModelRecord, TrainedModel
 from pipeline.model.decode import Bytes, to_bytes
 from pipeline.model.prepare import Preparation, fit, share_channels
 from pipeline.model.targets import decode, scale_areas
+from pipeline.model.told_size import KnownSize
 from pipeline.model.volumes import VolumePreparation, fit_volume, nearest
 from pipeline.scoring.class_sums import ClassSums
 from pipeline.scoring.confidence import Confidence, confidence
@@ -85,8 +86,9 @@ class DirectSegmenter:
     ) -> DirectSegmented:
         """Segment an opened image or volume; `labels` are objects, or the class of each pixel.
 
-        `options.pixel_size` (um) stands for all sides of a voxel where the model has a voxel size. Raises ImageError
-        for images the model cannot take and ModelError where a diameter is given, which such models do not know.
+        How large a voxel is says the source, which is opened with `options.pixel_size` (`FileSource.told`). Raises
+        ImageError for images the model cannot take and UsageError where a diameter is given, which such models do not
+        know.
         """
         seconds: dict[str, float] = {}
         record = self.model.record
@@ -95,7 +97,7 @@ class DirectSegmenter:
         with _timed(seconds, "prepare"):
             _check(len(image.spatial_shape), record, options)
             pixels = share_volume_channels(image.pixels, record.prepare.channels, options.channel)
-            preparation = self._prepare(pixels, image.geometry, options)
+            preparation = self._prepare(pixels, image.geometry)
         labels: Labels
         probabilities: Pixels | None
         if isinstance(preparation, VolumePreparation) and not preparation.is_at_most(volumes.WHOLE):
@@ -142,12 +144,10 @@ class DirectSegmenter:
         came, hint = f"{len(source.shape) - 1}-D", "give 3-D images, or a model of 2-D ones"
         raise ImageError("image", came, "3-D, as the model is", hint)
 
-    def _prepare(self, pixels: Array, geometry: Geometry, options: ImageOptions) -> Preparation | VolumePreparation:
+    def _prepare(self, pixels: Array, geometry: Geometry) -> Preparation | VolumePreparation:
         record = self.model.record
         if record.volume is None:
             return fit(pixels, record.prepare, stride=record.stride)
-        if options.pixel_size is not None:
-            geometry = Geometry((options.pixel_size,) * 3, "um")
         return fit_volume(pixels, geometry, record.prepare, record.volume.strides)
 
     def _predict(self, pixels: Array, preparation: Preparation | VolumePreparation, tta: bool) -> Pixels:
@@ -233,13 +233,7 @@ def _check(came: int, record: ModelRecord, options: ImageOptions) -> None:
     if came != dimensions:
         hint = f"give {_OTHER[dimensions]} images, or a model of {_OTHER.get(came, 'such')} ones"
         raise ImageError("image", f"{came}-D", f"{_OTHER[dimensions]}, as the model is", hint)
-    if isinstance(options.diameter, float):
-        hint = "leave --diameter out"
-        raise ModelError(
-            "--diameter", f"a model of {record.target.kind} in {_OTHER[dimensions]}", "one of objects", hint
-        )
-    if options.pixel_size is not None and not isinstance(record.prepare.size, SpacingSize):
-        raise ModelError("--pixel-size", "a model without a voxel size", "one that has one", "leave --pixel-size out")
+    KnownSize.of(record.model_dump()).check(options)
 
 
 @contextmanager

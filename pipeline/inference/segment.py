@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from pipeline.config import FixedSize, ImageOptions
-from pipeline.errors import ImageError, ModelError
+from pipeline.errors import ImageError, LargeError
 from pipeline.inference.background import count_apart, skipped_pixels
 from pipeline.inference.blocks import Sizes, band_of
 from pipeline.inference.engines import Engine, make_engine
@@ -24,10 +24,9 @@ from pipeline.inference.survey import survey
 from pipeline.model.bundle import TrainedModel
 from pipeline.model.prepare import Preparation, fit, share_channels
 from pipeline.model.targets import decode, scale_areas
+from pipeline.model.told_size import KnownSize
 from pipeline.scoring.confidence import Confidence, confidence
 from pipeline.types import Array, Geometry, Image, ImageSource, Labels, Pixels, Watch, unwatched
-
-_MICROMETRES = {"um": 1.0, "mm": 1000.0}
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Segmenter:
         *,
         skip: bool = True,
     ) -> None:
-        self.model = model
+        self.model, self.known = model, KnownSize.of(model.record.model_dump())
         self.engine = make_engine(model, device, engine, threads, skip=skip)
 
     def segment(
@@ -70,10 +69,11 @@ class Segmenter:
     ) -> Segmented:
         """Segment an opened 2-D image.
 
-        `options.pixel_size` (um) overrides the file's; `diameter` is the objects' typical one in file pixels, "auto"
-        finds it where the model was trained at its images' own size, "native" takes the image as it is. Raises
-        ImageError for images the model cannot take and ModelError where the model does not know the size that was
-        asked about.
+        `options.diameter` is the objects' typical one in file pixels or as a length, "auto" goes by the pixel size
+        where the model has one and else by what the network is surest of, "native" takes the image as it is. The pixel
+        size is the source's, which is opened with `options.pixel_size` (`FileSource.told`). Raises ImageError for
+        images the model cannot take, LargeError for those that are magnified beyond `options.whole_megapixels`, and
+        UsageError for a diameter that the model has no use for.
         """
         seconds: dict[str, float] = {}
         engine = count_apart(self.engine)
@@ -88,6 +88,7 @@ class Segmenter:
             seen = self._look(engine, pixels, image.geometry, options)
         with _timed(seconds, "prepare"):
             plain = fit(pixels, record.prepare, stride=record.stride, zoom=seen.zoom)
+            _check_held(plain, options.whole_megapixels)
             preparation = plain.inverted() if seen.inverted else plain
         with _timed(seconds, "predict"):
             planes = seen.planes
@@ -147,29 +148,20 @@ class Segmenter:
         like: Preparation | None = None,
     ) -> Glance:
         """The view that was told or found; what finding it has predicted already need not be predicted again."""
+        zoom = self.known.zoom(options, geometry)
         if isinstance(self.model.record.prepare.size, FixedSize) or options.diameter == "native":
             return Glance(1.0, np.nan, np.nan)
-        zoom = self._told_zoom(geometry, options)
         seen = choose_view(self.model, pixels, lambda prepared: predict(engine, prepared), like, zoom)
         return replace(seen, planes=None) if options.tta else seen
 
-    def _told_zoom(self, geometry: Geometry, options: ImageOptions) -> float | None:
-        """Model pixels per file pixel, as options, file and record say; None where the image itself has to."""
-        record = self.model.record
-        if isinstance(options.diameter, float):
-            if record.diameter is None:
-                raise ModelError("--diameter", "a model that records none", "one that does", "leave --diameter out")
-            return record.diameter / options.diameter
-        if options.pixel_size is not None and record.pixel_size is None:
-            raise ModelError(
-                "--pixel-size", "a model without one", "one trained at a known size", "give --diameter instead"
-            )
-        if record.pixel_size is None:
-            return None
-        size = options.pixel_size or geometry.spacing[-1] * _MICROMETRES.get(geometry.unit, np.nan)
-        if not np.isfinite(size):
-            raise ImageError("image", "no pixel size", "one in micrometres", "give --pixel-size")
-        return float(size) / record.pixel_size
+
+def _check_held(preparation: Preparation, most: float) -> None:
+    """Raise LargeError where an image would be magnified to more megapixels than may be held."""
+    wanted, given = (float(np.prod(shape)) / 1e6 for shape in (preparation.shape, preparation.original))
+    if wanted > max(most, given):
+        came = f"{given:.1f} Mpx that are magnified to {wanted:,.1f}"
+        hint = "segment it with maskline segment, which streams it, or give --diameter"
+        raise LargeError("image", came, f"at most {most:g} Mpx in memory", hint)
 
 
 def _decode(planes: Pixels, preparation: Preparation, model: TrainedModel) -> tuple[Labels, Pixels, Confidence]:

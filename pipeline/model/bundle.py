@@ -57,7 +57,9 @@ class VolumeRecord(Strict):
 
 
 class ModelRecord(Strict):
-    """What travels beside the weights. `diameter` is the median object's, in model pixels."""
+    """What travels beside the weights. `diameter` is the median object's, in model pixels; `pixel_size` (um) is what
+    all images it learned from stated: others are resampled to it.
+    """
 
     format_version: Literal[1] = FORMAT_VERSION
     name: str
@@ -70,7 +72,7 @@ class ModelRecord(Strict):
     halo: int | None  # None: the network sees the whole field, its windows are blended
     volume: VolumeRecord | None = None  # None: a model of images
     diameter: float | None = None
-    pixel_size: float | None = None  # um
+    pixel_size: float | None = None
     background: FlatBackground | None = None  # how to know tiles that need not be predicted; None: all are
     confidence: float | None = None  # images below it are doubtful: on validation their AP@.5 was under .5
     weights_sha256: str = ""

@@ -36,7 +36,7 @@ FLAGS: dict[str, tuple[str, str]] = {  # code -> title, what to look for
     "edge_touching": ("Cut by the edge", "most objects touch the image's edge: their sizes are too small"),
     "out_of_range": (
         "Out of range",
-        "objects are far from the size the model was trained on: give --diameter or --pixel-size",
+        "objects are far from the size the model was trained on: give --diameter, in pixels or as a length (8um)",
     ),
     "cut_objects": (
         "Cut objects",

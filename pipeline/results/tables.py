@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.data.files import atomic_write
 from pipeline.errors import OutputError
 from pipeline.results.ledger import Entry
+from pipeline.results.object_flags import MEASURED, Expected
 from pipeline.types import FORMAT_VERSION
 
 if TYPE_CHECKING:
@@ -120,6 +121,17 @@ class _Shards:
             self.tables = dict(list(self.tables.items())[-3:]) | {name: table}
         return self.tables[name]
 
+    def column(self, entry: Entry, column: str) -> "np.ndarray[Any, np.dtype[np.float64]]":
+        """One column of all rows of an image."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            values = pq.read_table(self.folder / entry.shard, columns=[column]).column(0)
+        except (OSError, pa.ArrowException) as error:
+            raise self.damaged(entry.shard, error) from error
+        return np.asarray(values.slice(*entry.rows).to_numpy(), np.float64)
+
     def rows(self, name: str, first: int, count: int) -> "pa.Table":
         """Some rows of a shard; of one too large to be held, only the row groups they are in are read."""
         import pyarrow as pa
@@ -137,8 +149,8 @@ class _Shards:
             raise self.damaged(name, error) from error
 
 
-def _schema(entries: Iterable[Entry], shards: _Shards) -> "pa.Schema":
-    """Every column that any of the images has, in canonical order, of the widest of its types."""
+def _schema(entries: Iterable[Entry], shards: _Shards, flagged: bool) -> "pa.Schema":
+    """Every column that any of the images has, in canonical order, of the widest of its types; flags come last."""
     import pyarrow as pa
 
     from pipeline.scoring.measure import order_columns
@@ -156,7 +168,7 @@ def _schema(entries: Iterable[Entry], shards: _Shards) -> "pa.Schema":
     types |= {"image": pa.string(), "label": types.get("label", pa.int64()), "class": pa.string()}
     ordered = [*FIRST, *(name for name in order_columns(names) if name not in FIRST)]
     known = [(name, pa.float64() if pa.types.is_null(types[name]) else types[name]) for name in ordered]
-    return pa.schema(known, metadata=_METADATA)
+    return pa.schema([*known, ("flags", pa.string())] if flagged else known, metadata=_METADATA)
 
 
 def _runs(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
@@ -183,7 +195,14 @@ def _parts(entry: Entry) -> Iterator[Entry]:
         yield replace(entry, rows=(start, min(ROW_GROUP, first + count - start)))
 
 
-def _slice(run: Sequence[Entry], shards: _Shards, schema: "pa.Schema", kind: str) -> "pa.Table":
+def _slice(
+    run: Sequence[Entry],
+    shards: _Shards,
+    schema: "pa.Schema",
+    kind: str,
+    expected: Expected | None,
+    usual: Mapping[str, float],
+) -> "pa.Table":
     import pyarrow as pa
 
     total = sum(entry.rows[1] for entry in run)
@@ -195,6 +214,8 @@ def _slice(run: Sequence[Entry], shards: _Shards, schema: "pa.Schema", kind: str
     given = {"image": names}
     if "class" not in rows.column_names:  # the rows of class maps say themselves what they are
         given["class"] = pa.array([kind] * total, pa.string())
+    if expected is not None:
+        given["flags"] = pa.array(expected.of_rows(run, rows, usual), pa.string())
     columns = []
     for field in schema:
         column = given.get(field.name)
@@ -204,23 +225,33 @@ def _slice(run: Sequence[Entry], shards: _Shards, schema: "pa.Schema", kind: str
     return pa.table(columns, schema=schema)
 
 
-def write_objects(out: Path, shards: Path, entries: Sequence[Entry], kind: str = "object") -> str:
+def _usual(entries: Iterable[Entry], shards: _Shards, expected: Expected) -> dict[str, float]:
+    """The usual diameters of images of so many objects that their rows are not read at once."""
+    many = (entry for entry in entries if entry.rows[1] > ROW_GROUP and MEASURED[1] in entry.columns)
+    return {entry.path: expected.usual(shards.column(entry, MEASURED[1]), entry.row) for entry in many}
+
+
+def write_objects(
+    out: Path, shards: Path, entries: Sequence[Entry], kind: str = "object", expected: Expected | None = None
+) -> str:
     """Write `objects.parquet`: the objects of `entries` (done images, in their order), one row an object.
 
-    Memory holds one row group and a few shards. Returns the SHA-256. Raises OSError, and OutputError where a
-    shard is damaged.
+    With `expected`, which is the model's, each object has `flags`. Memory holds one row group, a few shards, and one
+    column of an image of very many objects. Returns the SHA-256. Raises OSError, and OutputError where a shard is
+    damaged.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     source = _Shards(shards)
-    schema = _schema(entries, source)
+    schema = _schema(entries, source, expected is not None)
+    usual = _usual(entries, source, expected) if expected is not None else {}
 
     def write(stream: BinaryIO) -> None:
         with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
             pending = schema.empty_table()
             for run in _runs(entry for entry in entries if entry.rows[1]):
-                pending = pa.concat_tables([pending, _slice(run, source, schema, kind)])
+                pending = pa.concat_tables([pending, _slice(run, source, schema, kind, expected, usual)])
                 while pending.num_rows >= ROW_GROUP:
                     writer.write_table(pending.slice(0, ROW_GROUP).combine_chunks(), row_group_size=ROW_GROUP)
                     pending = pending.slice(ROW_GROUP)

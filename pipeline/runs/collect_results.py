@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LOST = ("run", "no outcome came back for this image", "run the same command again; maskline.log says what happened")
 _MARK = f"{STATE}/tables.json"
+TABLES_VERSION = 2  # raised when the tables of the same results would have other columns than before
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def collect(plan: Plan, ledger: Ledger, run: str) -> Collected:
     entries = tuple(ledger.entries[row["path"]] for row in rows if row["status"] == "done")
     diameter, confidence = _expected(plan)
     places = [(entry.shard, entry.rows) for entry in entries]
-    text = json.dumps([rows, places, diameter, confidence], sort_keys=True)
+    text = json.dumps([TABLES_VERSION, rows, places, diameter, confidence], sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()
     return Collected(rows, entries, diameter, confidence, key, not _stand(plan.config.out, key))
 
@@ -112,6 +113,7 @@ def _stand(out: Path, key: str) -> bool:
 
 def write_tables(out: Path, collected: Collected) -> "pd.DataFrame":
     """Write objects.parquet and images.csv, each whole or not at all; returns the latter as a frame."""
+    from pipeline.results.object_flags import Expected
     from pipeline.results.quality import flag_images
     from pipeline.results.tables import format_images, write_objects
 
@@ -119,7 +121,8 @@ def write_tables(out: Path, collected: Collected) -> "pd.DataFrame":
     frame["flags"] = flag_images(frame, collected.diameter, collected.confidence)
     rows = [dict(row) | {"flags": text} for row, text in zip(collected.rows, frame["flags"], strict=True)]
     with writing(out):
-        write_objects(out, out / SHARDS, collected.entries)
+        expected = Expected(collected.diameter, collected.confidence)
+        write_objects(out, out / SHARDS, collected.entries, expected=expected)
         atomic_write(out / "images.csv", format_images(rows))
     return frame
 

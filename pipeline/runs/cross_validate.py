@@ -194,6 +194,7 @@ def join_models(models: Sequence[TrainedModel], folder: Path, name: str, manifes
             "thresholds": ThresholdRecord(**middle),
             "diameter": median(diameters) if diameters else None,
             "confidence": round(median(cuts), 4) if cuts else None,
+            "pixel_size": first.pixel_size if all(model.record.pixel_size for model in models) else None,
             "provenance": {"manifest_digest": manifest_digest, "folds": [model.record.provenance for model in models]},
         }
     )

@@ -14,6 +14,7 @@ from pipeline.data.images import open_image
 from pipeline.data.labels import write_labels
 from pipeline.data.manifest import Manifest, load_data
 from pipeline.errors import InputError, MasklineError, OutputError
+from pipeline.model.told_size import KnownSize
 from pipeline.results.names import label_suffix
 from pipeline.results.run import Run
 from pipeline.runs.evaluate_classes import evaluate_classes, publish_classes
@@ -52,6 +53,8 @@ def evaluate_model(config: EvaluateConfig, watch: Watch = unwatched) -> dict[str
         `config.out` is a results folder of `maskline segment`, or cannot be written.
     ModelError, TrackingError
         There is no such model.
+    UsageError
+        A diameter is given that the model has no use for.
     """
     if (config.out / ".maskline").exists():
         raise OutputError(str(config.out), "a results folder of maskline segment", "another --out", "name a new folder")
@@ -122,12 +125,14 @@ def _load(config: EvaluateConfig) -> "Segmenter":
     from pipeline.model.bundle import load_model
 
     model = load_model(find_any_model(config.model))
+    KnownSize.of(model.record.model_dump()).check(config)
     segmenter: Segmenter = build_segmenter(model, config.device, config.engine, config.threads, skip=config.skip)
     return segmenter
 
 
 def _open(case: Case, options: ImageOptions) -> "FileSource":
-    return open_image(case.image, pages=options.pages, series=options.series, time=options.time)
+    opened = open_image(case.image, pages=options.pages, series=options.series, time=options.time)
+    return opened.told(options.pixel_size)
 
 
 def _masks(config: EvaluateConfig) -> Literal["instances", "classes"]:

@@ -29,6 +29,7 @@ from pipeline.training.validate import Answer, score_at, score_name, tune_thresh
 from pipeline.types import FORMAT_VERSION, Watch
 
 FEW = 4  # validation images; with fewer, thresholds and doubtful cut are not chosen on them where a model has its own
+ALIKE = 1.01  # times the smallest that the largest pixel size of a training may be to be the model's
 
 
 def _provenance(
@@ -60,6 +61,19 @@ def _diameter(examples: Sequence[Example]) -> float | None:
     flat = flat[flat > 0]
     diameters = np.cbrt(6 * flat / np.pi) if examples[0].labels.ndim == 3 else 2 * np.sqrt(flat / np.pi)
     return float(np.median(diameters).round(2)) if flat.size else None
+
+
+def _pixel_size(examples: Sequence[Example], config: TrainConfig) -> float | None:
+    """The pixel size (um) that all training images state, within 1 %; None where they do not, or where images come to
+    the network by another measure (a fixed size, a voxel size) or nobody looks at their size (classes).
+    """
+    if config.prepare.size.kind != "native" or isinstance(config.target, ClassesTarget):
+        return None
+    stated = [e.geometry.spacing for e in examples if e.geometry is not None and e.geometry.unit == "um"]
+    sides = np.array([side for spacing in stated for side in spacing])
+    if len(stated) < len(examples) or examples[0].labels.ndim == 3 or sides.max() > ALIKE * sides.min():
+        return None
+    return float(np.exp(np.log(sides).mean()).round(6))
 
 
 def _doubtful_below(found: Sequence[Answer], config: TrainConfig, thresholds: Thresholds) -> float:
@@ -132,6 +146,7 @@ def keep_model(
         halo=halo,
         volume=volume,
         diameter=None if classes else _diameter(examples),
+        pixel_size=_pixel_size(examples, config),
         confidence=cut,
         provenance=_provenance(config, manifest, training, ended, score),
     )

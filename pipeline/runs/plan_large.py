@@ -1,57 +1,79 @@
-"""What streaming an image will cost, from its header and the model's record: tiles, memory, disk. Refused beforehand
-where the disk will not do.
-"""
+"""What an image will cost, from its header and the model's record: tiles, memory, disk. Nothing is loaded to say so."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from math import prod
 from typing import Any
 
-from pipeline.errors import ImageError
 from pipeline.inference.blocks import band_of
 
 PROCESS = 700e6  # bytes of the process, its libraries and the model
+A_PIXEL = 150.0  # bytes a pixel of an image in memory, about: pixels, probabilities and objects
 BLOCK = 2.2e8  # bytes that decoding one block takes at most, about: probabilities, labels, rows
 CORE = 512  # a usual tile
-DISK = 1.1  # bytes a pixel while it runs: packed probabilities (0.9 where they are noisy) and labels
+PLANES = 0.9  # bytes of disk a pixel of the network's grid, at most: packed probabilities, where they are noisy
+LABELS = 0.2  # bytes of disk a pixel of the file, at most: labels, packed
+RESAMPLED = 1024  # rows of the file that are brought to the network's grid together
 
 
 @dataclass(frozen=True)
-class StreamCost:
-    """Of one image: how many tiles, and bytes of memory and of disk while it runs."""
+class ImageCost:
+    """Of one image: how many tiles (0: not known), bytes of memory at its peak, bytes of disk while it runs, and of
+    these what stays.
+    """
 
     tiles: int
     memory: float
     disk: float
+    stays: float
+    streamed: bool = False
 
     def __str__(self) -> str:
+        tiles = f"{self.tiles:,} tile{'s' if self.tiles != 1 else ''}"
+        if not self.streamed:
+            return tiles if self.tiles else f"{self.memory / 1e9:.1f} GB of memory"
         return (
-            f"streamed: about {self.tiles:,} tiles, {self.memory / 1e9:.1f} GB of memory, "
-            f"{self.disk / 1e9:.1f} GB of disk while it runs"
+            f"streamed: about {tiles}, {self.memory / 1e9:.1f} GB of memory, {self.disk / 1e9:.1f} GB of disk "
+            "while it runs"
         )
 
 
-def stream_cost(shape: tuple[int, ...], itemsize: int, record: Mapping[str, Any]) -> StreamCost:
-    """What an image `(C, Y, X)` of `itemsize` bytes a value costs at its own size, with a model of this record.
+def _tiles(height: float, width: float) -> int:
+    return int(-(-height // CORE) * -(-width // CORE))
+
+
+def whole_cost(shape: tuple[int, ...], zoom: float = 1.0) -> ImageCost:
+    """What an image `(C, Y, X)` that is held in memory costs, magnified by `zoom` for the network.
+
+    >>> print(whole_cost((1, 1000, 1000)), whole_cost((1, 1000, 1000), 2.0).memory / 1e9)
+    4 tiles 1.3
+    """
+    pixels = float(prod(shape[1:]))
+    height, width = (side * zoom for side in shape[-2:])
+    memory = PROCESS + A_PIXEL * pixels * max(1.0, zoom) ** 2
+    return ImageCost(_tiles(height, width), memory, LABELS * pixels, LABELS * pixels)
+
+
+def stream_cost(
+    shape: tuple[int, ...], itemsize: int, record: Mapping[str, Any], zoom: float = 1.0, kept: float = 0.0
+) -> ImageCost:
+    """What an image `(C, Y, X)` of `itemsize` bytes a value costs with a model of this record when it is streamed.
+
+    `zoom` is how many of the network's pixels are one of the file, `kept` the bytes of decoded blocks that its readers
+    keep.
 
     >>> print(stream_cost((3, 32768, 32768), 1, {"outputs": ["foreground"] * 3, "halo": 112}))
     streamed: about 4,096 tiles, 1.6 GB of memory, 1.2 GB of disk while it runs
     """
-    channels, height, width = shape
+    channels = shape[0]
+    height, width = (max(1, round(side * zoom)) for side in shape[1:])
     outputs, halo = len(record.get("outputs", ())) or 1, int(record.get("halo") or 256)
-    band = band_of(width)
-    rows = band + 2 * halo
+    band = min(band_of(width), height)
     planes = channels if channels == 1 else max(channels, int(record.get("prepare", {}).get("channels", channels)))
-    pixels = rows * width * planes * itemsize  # a grey image is held in one plane, whatever the model takes
+    values = planes * (itemsize if zoom == 1 else 4)  # a grey image is held in one plane, whatever the model takes
+    pixels = (band + 2 * halo) * width * values
     bands = 2 * pixels + 2 * band * width * outputs  # the one at hand and the one that is read; probabilities packed
-    tiles = -(-height // CORE) * -(-width // CORE)
-    return StreamCost(tiles, PROCESS + 2 * BLOCK + bands, DISK * height * width)
-
-
-def check_disk(cost: StreamCost, out: Path) -> None:
-    """Raise ImageError where the disk of `out` has less room than the image will need."""
-    free = shutil.disk_usage(out).free
-    if cost.disk > free:
-        came = f"{free / 1e9:.1f} GB free on the disk of {out}"
-        raise ImageError("disk", came, f"about {cost.disk / 1e9:.1f} GB", "free some disk, or give another --out")
+    resampled = 0 if zoom == 1 else min(RESAMPLED, shape[1]) * shape[2] * (channels * itemsize + 4 * planes)
+    stays = LABELS * shape[1] * shape[2]
+    memory = PROCESS + 2 * BLOCK + bands + resampled + kept
+    return ImageCost(_tiles(height, width), memory, PLANES * height * width + stays, stays, streamed=True)

@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,41 +19,23 @@ from pipeline.config import ImageOptions, SegmentConfig
 from pipeline.data.files import sha256_file
 from pipeline.data.images import WANTED
 from pipeline.errors import EmptyError, ImageError, InputError, UsageError
-from pipeline.results.ledger import Entry, Ledger, why_redo
+from pipeline.model.told_size import KnownSize
+from pipeline.results.ledger import Ledger, why_redo
 from pipeline.results.lock import PRODUCTS, STATE
 from pipeline.results.names import label_stems
 from pipeline.runs.case_products import label_paths
+from pipeline.runs.check_room import check_room, free_disk, machine_memory
 from pipeline.runs.model_record import RECORD, class_key, read_record
-from pipeline.runs.plan_large import StreamCost, stream_cost
-from pipeline.runs.plan_volume import volume_memory
-from pipeline.runs.segment_case import is_large, open_asked
+from pipeline.runs.plan_chunks import OVERHEAD, Planned, cut_chunks, learn_speed
+from pipeline.runs.plan_image import is_alone, plan_image
+from pipeline.runs.plan_large import PROCESS
+from pipeline.runs.scratch import name_work, scratch_folder
+from pipeline.runs.segment_case import open_asked
 from pipeline.runs.segment_chunk import LEDGER, SHARDS
 from pipeline.types import Case, Chunk, Skipped
 
-RESULTS_VERSION = 2  # raised when the same image, model and settings would give other numbers than before
-SPEED = 0.6  # megapixels a second, until the ledger knows better
-OVERHEAD = 0.03  # seconds an image, whatever its size
-MOST_IN_A_CHUNK = 500  # so that a killed run loses little, however fast the machine
+RESULTS_VERSION = 3  # raised when the same image, model and settings would give other numbers than before
 LARGE_FILE = 1 << 18  # bytes; smaller files' headers are not read only to plan
-MEMORY, MEMORY_A_PIXEL = 700e6, 150.0  # bytes, about: process and model, then pixels, probabilities and objects
-
-
-@dataclass(frozen=True)
-class Planned:
-    """An image that is to be done, why, and how large it is (megapixels; a guess from the file's size where rough)."""
-
-    case: Case
-    reason: str
-    megapixels: float
-    cost: StreamCost | None = None  # of an image that is streamed
-    volume: float = 0.0  # bytes of memory that a volume takes
-
-    @property
-    def memory(self) -> float:
-        """Bytes, about, at its peak."""
-        if self.cost:
-            return self.cost.memory
-        return self.volume or MEMORY + MEMORY_A_PIXEL * 1e6 * self.megapixels
 
 
 @dataclass(frozen=True)
@@ -69,6 +52,7 @@ class Plan:
     skipped: tuple[Skipped, ...]
     chunks: tuple[Chunk, ...]
     seconds: float
+    engine: str = ""  # where it was asked for
 
     @property
     def megapixels(self) -> float:
@@ -76,21 +60,42 @@ class Plan:
 
     @property
     def memory(self) -> float:
-        """Bytes, about, at the largest image."""
-        return max((planned.memory for planned in self.todo), default=MEMORY)
+        """Bytes, about, at the peak: two images are in the works at once, of which one may be large."""
+        known = {planned.case.relative: planned for planned in self.todo if not planned.refused}
+        peak = PROCESS
+        for chunk in self.chunks:
+            work = [known[case.relative] for case in chunk.cases if case.relative in known]
+            for one, other in zip_longest(work, work[1:]):
+                both = [p.memory for p in (one, other) if p]
+                together = sum(both) - PROCESS * (len(both) - 1)
+                peak = max(peak, max(both) if len(both) == 2 and one.alone and other.alone else together)
+        return peak
+
+    @property
+    def disk(self) -> float:
+        """Bytes, about: what all images leave, and what the largest takes while it runs."""
+        costs = [planned.cost for planned in self.todo if planned.cost and not planned.refused]
+        return sum(cost.stays for cost in costs) + max((cost.disk - cost.stays for cost in costs), default=0.0)
+
+    @property
+    def refused(self) -> int:
+        """How many images will fail, as far as is known by now."""
+        return sum(bool(planned.refused) for planned in self.todo)
 
     def lines(self) -> list[str]:
         """For a person: every image that would be done and why, every one that would be skipped, and the cost."""
-        lines = [
-            f"do    {p.case.relative}  ({p.reason}, {p.megapixels:.2f} megapixels{f', {p.cost}' if p.cost else ''})"
-            for p in self.todo
-        ]
+        lines = [str(planned) for planned in self.todo]
         lines += [f"skip  {skipped.case}  ({skipped.reason})" for skipped in self.skipped]
         chunks = f"in {len(self.chunks):,} chunk{'s' if len(self.chunks) != 1 else ''}"
         lines.append(f"{len(self.todo):,} to do {chunks}, {len(self.skipped):,} skipped, {len(self.cases):,} in all")
+        if self.refused:
+            lines.append(f"{self.refused:,} of them cannot be done as they are")
         if self.todo:
-            cost = f"about {self.seconds:,.0f} s and {self.memory / 1e9:.1f} GB of memory on this machine"
-            lines.append(f"{self.megapixels:,.1f} megapixels, {cost}")
+            memory = f"{self.memory / 1e9:.1f} of {machine_memory() / 1e9:.1f} GB of memory"
+            disk = f"{self.disk / 1e9:.1f} of {free_disk(self.config.out) / 1e9:.1f} GB of free disk"
+            lines.append(f"{self.megapixels:,.1f} megapixels, about {self.seconds:,.0f} s, {memory}, {disk}")
+        if self.engine:
+            lines.append(f"engine {self.engine}")
         lines.append(f"model {self.config.model} ({self.model_digest[:12]}) -> {self.config.out}")
         return lines
 
@@ -159,6 +164,7 @@ def find_work(config: SegmentConfig) -> Found:
     """Model and images, nothing written yet. Raises InputError, UsageError, ModelError or TrackingError."""
     check_folders(config)
     model, digest = locate_model(config.model)
+    KnownSize.of(read_record(model)).check(config)
     return Found(model, digest, *_find_cases(config))
 
 
@@ -189,42 +195,24 @@ def _plan(case: Case, reason: str, config: SegmentConfig, record: Mapping[str, A
         if size < LARGE_FILE and not exact and case.image.is_file():
             return Planned(case, reason, size / 1e6)
         opened = open_asked(case.image, config)
-    except (ImageError, OSError):
-        return Planned(case, reason, 0.0)
-    cost = stream_cost(opened.shape, opened.dtype.itemsize, record) if is_large(opened, config) else None
-    volume = volume_memory(opened, record) if len(opened.shape) == 4 and record.get("volume") else 0.0
-    return Planned(case, reason, math.prod(opened.shape[1:]) / 1e6, cost, volume)
+        cost, zoom = plan_image(opened, config, record)
+    except (ImageError, OSError) as error:
+        return Planned(case, reason, 0.0, refused=str(error))
+    alone = cost.streamed or is_alone(opened.shape, zoom)
+    return Planned(case, reason, math.prod(opened.shape[1:]) / 1e6, cost, zoom, alone)
 
 
-def learn_speed(entries: Iterable[Entry], model: str) -> float:
-    """Megapixels a second: what this folder has seen of this model, else `SPEED`."""
-    megapixels = seconds = 0.0
-    for entry in entries:
-        if entry.status == "done" and entry.model == model:
-            row = entry.row
-            megapixels += row.get("height", 0) * row.get("width", 0) * row.get("planes", 1) / 1e6
-            seconds += max(0.0, sum(entry.seconds.values()) - OVERHEAD)
-    return megapixels / seconds if megapixels >= 1 and seconds > 0 else SPEED
-
-
-def cut_chunks(todo: Sequence[Planned], seconds: float, speed: float) -> tuple[Chunk, ...]:
-    """Neighbours together until they make about `seconds` of work; an image that takes as long by itself stays alone.
-
-    >>> sizes = [0.1, 0.1, 50.0, 0.1]
-    >>> todo = [Planned(Case(str(i), Path(str(i)), str(i)), "new", size) for i, size in enumerate(sizes)]
-    >>> [[case.id for case in chunk.cases] for chunk in cut_chunks(todo, 30.0, 0.6)]
-    [['0', '1'], ['2'], ['3']]
-    """
-    groups: list[list[Case]] = []
-    room = 0.0
-    for planned in todo:
-        cost = OVERHEAD + planned.megapixels / speed
-        if not groups or cost > room or len(groups[-1]) >= MOST_IN_A_CHUNK:
-            groups.append([])
-            room = seconds
-        groups[-1].append(planned.case)
-        room -= cost
-    return tuple(Chunk(number, tuple(group)) for number, group in enumerate(groups))
+def _judged(planned: Planned, out: Path, model: str, settings: str) -> Planned:
+    """With why it is refused where the machine has no room for it; an earlier run may have left a part of the work."""
+    if planned.cost is None:
+        return planned
+    begun = planned.cost.streamed and any((out / STATE / "large").glob("*"))
+    work = name_work(planned.case, sha256_file(planned.case.image), model, settings) if begun else ""
+    try:
+        check_room(planned.cost, out, scratch_folder(out, work) if begun else None)
+    except ImageError as error:
+        return replace(planned, refused=str(error))
+    return planned
 
 
 def broken_shards(ledger: Ledger, out: Path) -> set[str]:
@@ -265,7 +253,7 @@ def make_plan(config: SegmentConfig, found: Found, ledger: Ledger, exact: bool =
     wanted = [case for case in cases if reasons[case.relative]]
     record = read_record(found.model)
     todo = tuple(_plan(case, reasons[case.relative], config, record, exact) for case in wanted)
-    speed = learn_speed(ledger.entries.values(), digest)
+    speed = learn_speed(ledger.entries.values(), digest, any(planned.zoom != 1 for planned in todo))
     return Plan(
         config=config,
         model=found.model,
@@ -276,7 +264,7 @@ def make_plan(config: SegmentConfig, found: Found, ledger: Ledger, exact: bool =
         todo=todo,
         skipped=tuple(Skipped(case.relative, "proven done") for case in cases if not reasons[case.relative]),
         chunks=cut_chunks(todo, config.chunk_seconds, speed),
-        seconds=sum(OVERHEAD + planned.megapixels / speed for planned in todo),
+        seconds=sum(OVERHEAD + planned.work / speed for planned in todo),
     )
 
 
@@ -297,4 +285,16 @@ def _still_true(rest: Sequence[Case], stems: Mapping[str, str], ledger: Ledger, 
 def plan_segmentation(config: SegmentConfig) -> Plan:
     """What `segment` would do now, with estimates; writes nothing (`--dry-run`)."""
     config = absolute(config)
-    return make_plan(config, find_work(config), Ledger(config.out / LEDGER), exact=True)
+    plan = make_plan(config, find_work(config), Ledger(config.out / LEDGER), exact=True)
+    todo = tuple(_judged(planned, config.out, plan.model_digest, plan.settings) for planned in plan.todo)
+    return replace(plan, todo=todo, engine=name_engine(config, read_record(plan.model)))
+
+
+def name_engine(config: SegmentConfig, record: Mapping[str, Any]) -> str:
+    """What will run the network, and on what. Raises UsageError for a device that torch does not know."""
+    from pipeline.inference.engines import choose_device
+
+    devices = [choose_device(name.strip()) for name in config.device.split(",")]
+    blended = record.get("halo") is None or bool(record.get("volume"))
+    torch = devices != ["cpu"] or (config.engine == "auto" and blended)
+    return f"{'torch' if torch else which_engine(config)} on {', '.join(devices)}"

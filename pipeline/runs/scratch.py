@@ -14,6 +14,11 @@ from pipeline.types import FORMAT_VERSION, Case
 _FOLDER, _ABOUT = f"{STATE}/large", "work.json"
 
 
+def name_work(case: Case, sha256: str, model: str, settings: str) -> str:
+    """What the work on an image of this content is of, and by whom; a copy of the image has work of its own."""
+    return f"{case.relative} {sha256} {model} {settings}"
+
+
 def scratch_folder(out: Path, identity: str) -> Path:
     """Where an image's work lies until it is done: found again by a run that goes on with the same work."""
     return out / _FOLDER / hashlib.sha256(identity.encode()).hexdigest()[:16]
@@ -42,18 +47,18 @@ def drop_others(out: Path, cases: Iterable[Case], model: str, settings: str) -> 
     """
     known = {case.relative: case for case in cases}
     with writing(out):
-        others = [folder for folder in (out / _FOLDER).glob("*") if not _wanted(folder, known, f"{model} {settings}")]
+        others = [folder for folder in (out / _FOLDER).glob("*") if not _wanted(folder, known, model, settings)]
         for folder in others:
             remove(folder)
     return len(others)
 
 
-def _wanted(folder: Path, known: dict[str, Case], by: str) -> bool:
+def _wanted(folder: Path, known: dict[str, Case], model: str, settings: str) -> bool:
     try:
         about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
         case, sha256, identity = known[about["image"]], about["sha256"], about["identity"]
         return bool(about["format_version"] == FORMAT_VERSION) and (
-            identity.endswith(f"{sha256} {by}") and sha256_file(case.image) == sha256
+            identity == name_work(case, sha256, model, settings) and sha256_file(case.image) == sha256
         )
     except InputError:  # cannot be read now, which says nothing of what it holds
         return True

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.config import ImageOptions, SegmentConfig
 from pipeline.data.files import remove, sha256_file
-from pipeline.errors import ImageError, ModelError
+from pipeline.errors import ImageError, LargeError, ModelError
 from pipeline.results.ledger import Entry, Product, Stamp, stamp
 from pipeline.results.lock import writing
-from pipeline.results.names import label_suffix
 from pipeline.runs.case_products import (
     describe_small,
     label_paths,
@@ -29,9 +28,12 @@ from pipeline.runs.case_products import (
     write_picture,
     write_products,
 )
+from pipeline.runs.check_room import Afforded, check_room
 from pipeline.runs.failures import explain, let_pass
 from pipeline.runs.measure_answer import measure_answer
 from pipeline.runs.model_record import class_key, read_record
+from pipeline.runs.plan_image import can_stream, is_alone, plan_image
+from pipeline.runs.scratch import begin_work, name_work, scratch_folder
 from pipeline.runs.stages import Stages, Watched
 from pipeline.types import Case, Image, ImageSource, Labels, Watch, unwatched
 
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("maskline.segment")
 TRIED = 50_000_000  # values; a larger image is not read twice
-BESIDE = 8_000_000  # values; of larger images one at a time is held
 
 
 @dataclass(frozen=True)
@@ -135,13 +136,20 @@ def segment_case(case: Case, job: ChunkJob, watch: Watch = unwatched) -> Worked:
             before = stamp(case.image)
             source = Product(sha256_file(case.image), before)
         opened = _open(case, job, stages)
-        with nullcontext() if prod(opened.shape) <= BESIDE else _alone:
-            if is_large(opened, job.config):
-                return _stream(case, job, opened, source, stages, watch)
-            answer = _answer(opened, job, stages)
-            with stages.stage("read"):
-                _check_unchanged(case, before)
-            return _finish(case, job, opened, answer, source, stages)
+        with stages.stage("open"):
+            record = read_record(job.model)
+            cost, zoom = plan_image(opened, job.config, record)
+            check_room(cost, job.out, scratch_folder(job.out, _work(case, job, source)) if cost.streamed else None)
+        if not cost.streamed:
+            try:
+                with _alone if is_alone(opened.shape, zoom) else nullcontext():
+                    return _hold(case, job, opened, source, stages)
+            except LargeError as error:
+                if not can_stream(opened):
+                    raise
+                log.info("%s: %s: it is streamed", case.relative, error.message)
+        with _alone:
+            return _stream(case, job, opened, source, stages, watch)
     except Exception as error:  # noqa: BLE001 - the per-image border: anything wrong with one image stays with it
         let_pass(error, stages.at, job.out)
         return Worked(_failure(case, job, source, stages, error))
@@ -161,11 +169,16 @@ def _open(case: Case, job: ChunkJob, stages: Stages) -> "FileSource":
     return opened
 
 
-def is_large(source: ImageSource, config: SegmentConfig) -> bool:
-    """Whether an opened image is streamed instead of held in memory; NIfTI never is, for its labels are NIfTI too."""
-    if len(source.shape) != 3 or label_suffix(source.path.name) == ".nii.gz":
-        return False
-    return source.shape[1] * source.shape[2] > config.whole_megapixels * 1e6
+def _hold(case: Case, job: ChunkJob, opened: "FileSource", source: Product, stages: Stages) -> Worked:
+    """One image that is held in memory, from file to files. Raises LargeError where it must be streamed after all."""
+    answer = _answer(opened, job, stages)
+    with stages.stage("read"):
+        _check_unchanged(case, source.stamp)
+    return _finish(case, job, opened, answer, source, stages)
+
+
+def _work(case: Case, job: ChunkJob, source: Product) -> str:
+    return name_work(case, source.sha256, job.model_digest, job.settings)
 
 
 def _answer(opened: ImageSource, job: ChunkJob, stages: Stages) -> Answer:
@@ -180,17 +193,13 @@ def _answer(opened: ImageSource, job: ChunkJob, stages: Stages) -> Answer:
 
 def _stream(case: Case, job: ChunkJob, opened: "FileSource", source: Product, stages: Stages, watch: Watch) -> Worked:
     """One image larger than memory, from file to files."""
-    from pipeline.runs.plan_large import check_disk, stream_cost
-    from pipeline.runs.scratch import begin_work
     from pipeline.runs.segment_large import describe_large
 
-    identity = f"{source.sha256} {job.model_digest} {job.settings}"
+    identity = _work(case, job, source)
     with stages.stage("load"):
         segmenter = load_segmenter(job)
     names = label_paths(case, job.config.geojson)
-    check_disk(stream_cost(opened.shape, opened.dtype.itemsize, read_record(job.model)), job.out)
-    own = f"{case.relative} {identity}"  # a copy of the image has work of its own
-    with stages.stage("segment"), begin_work(job.out, own, case, source.sha256) as scratch:
+    with stages.stage("segment"), begin_work(job.out, identity, case, source.sha256) as scratch:
         large = _streamed(opened, segmenter, job, scratch, identity, [job.out / name for name in names], watch)
     with stages.stage("read"):
         _check_unchanged(case, source.stamp)
@@ -219,8 +228,10 @@ def _streamed(
     from pipeline.runs.segment_large import segment_large
 
     label, outline = paths[0], paths[1] if len(paths) > 1 else None
-    if not class_key(read_record(job.model)):
-        return segment_large(opened, segmenter, job.config, scratch, identity, label, outline, watch)
+    record = read_record(job.model)
+    if not class_key(record):
+        afforded = Afforded(segmenter, opened, record, job.out, scratch)
+        return segment_large(opened, afforded, job.config, scratch, identity, label, outline, watch)
     if outline is not None:
         came, wanted = "outlines of a class map larger than memory", "label images"
         raise ImageError("--geojson", came, wanted, "leave --geojson out, or raise whole_megapixels")
@@ -231,14 +242,10 @@ def open_asked(path: Path, config: SegmentConfig) -> "FileSource":
     """The image that a run is asked to segment in a file. Raises ImageError."""
     from pipeline.data.images import open_image
 
-    return open_image(
-        path,
-        pages=config.pages,
-        series=config.series,
-        level=config.level,
-        time=config.time,
-        max_megapixels=config.max_megapixels,
+    opened = open_image(
+        path, pages=config.pages, series=config.series, time=config.time, max_megapixels=config.max_megapixels
     )
+    return opened.told(config.pixel_size).at_level(config.level)
 
 
 def _try(source: ImageSource) -> None:

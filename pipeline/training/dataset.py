@@ -28,7 +28,7 @@ from pipeline.training.augment import build_augmentation, seed_sample
 from pipeline.training.border_weights import border_weights
 from pipeline.training.scenes import draw_scene
 from pipeline.training.volumes import PatchDataset, prepared, understood, volume_target
-from pipeline.types import Array, Case, Event, Labels, Pixels, Watch, unwatched
+from pipeline.types import Array, Case, Event, Geometry, Labels, Pixels, Watch, unwatched
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Example:
     pixels: Array
     labels: Labels
     preparation: Any  # Preparation, or VolumePreparation where it is a volume
+    geometry: Geometry | None = None  # as the file states it
 
 
 def load_examples(
@@ -50,7 +51,7 @@ def load_examples(
         image, labels = load_case(case)
         pixels = take_channels(image.pixels, config.prepare.channels)
         preparation = prepared(case, pixels, image.geometry, config, stride)
-        examples.append(Example(case, pixels, understood(case, labels, config), preparation))
+        examples.append(Example(case, pixels, understood(case, labels, config), preparation, image.geometry))
         watch(Event("load", number + 1, len(cases)))
     if not examples:
         raise TrainingError("data", "no labelled image", "at least one", "give images with masks, or check the splits")

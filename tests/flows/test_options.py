@@ -26,13 +26,16 @@ def test_only_what_was_said_overrides():
     assert given({"a": 0, "b": None, "c": False, "d": (), "e": "", "f": ("x",)}) == {"a": 0, "e": "", "f": ("x",)}
 
 
-@pytest.mark.parametrize(("text", "value"), [("30", 30.0), ("7.5", 7.5), ("auto", "auto"), ("native", "native")])
-def test_a_diameter_is_pixels_or_a_word(text, value):
-    """Pixels, or how to do without."""
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("30", 30.0), ("7.5", 7.5), ("auto", "auto"), ("native", "native"), ("8um", "8um"), ("8 µm", "8 µm")],
+)
+def test_a_diameter_is_pixels_a_length_or_a_word(text, value):
+    """Pixels, a number with its unit, or how to do without."""
     assert Diameter().convert(text, None, None) == value
 
 
-@pytest.mark.parametrize("text", ["0", "-3", "nan", "large", ""])
+@pytest.mark.parametrize("text", ["0", "-3", "nan", "large", "", "8 m", "um"])
 def test_no_diameter_is_refused(text):
     """Said with what was wanted."""
     with pytest.raises(click.UsageError, match="auto, nor native"):

@@ -13,7 +13,7 @@ from test_stream import Memory as WithoutLevels
 
 import unet
 from pipeline.config import ClassesTarget, Divide, FixedSize, ImageOptions, NativeSize, NucleiUNet, PrepareConfig
-from pipeline.errors import ImageError, ModelError
+from pipeline.errors import ImageError, UsageError
 from pipeline.inference.blocks import Sizes
 from pipeline.inference.class_stream import ClassMapping, MapPart
 from pipeline.inference.direct import DirectSegmenter
@@ -169,10 +169,9 @@ def test_a_model_of_a_fixed_size_sees_the_whole_image_reduced(tmp_path, shape):
 
 
 def test_what_a_model_of_classes_cannot_take_is_refused(tmp_path):
-    """As of an image that is held in memory: a diameter, a pixel size, a volume."""
+    """As of an image that is held in memory: a diameter, a volume."""
     segmenter = DirectSegmenter(MODEL, "cpu", "torch", threads=1)
-    for options in ({"diameter": 9.0}, {"pixel_size": 0.5}):
-        with pytest.raises(ModelError, match="leave --"):
-            mapping(segmenter, noise(70, 70), tmp_path, **options)
+    with pytest.raises(UsageError, match="leave --"):
+        mapping(segmenter, noise(70, 70), tmp_path, diameter=9.0)
     with pytest.raises(ImageError, match="3-D"):
         mapping(segmenter, noise(70, 70)[None], tmp_path)

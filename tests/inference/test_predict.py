@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from made_model import Source, make_model
 
 from pipeline.config import ImageOptions
-from pipeline.errors import ImageError, ModelError
+from pipeline.errors import ImageError, UsageError
 from pipeline.inference.engines import make_engine
 from pipeline.inference.predict import predict
 from pipeline.inference.segment import Segmenter
@@ -79,12 +79,10 @@ def test_segmenting_keeps_the_file_s_grid() -> None:
 
 
 def test_what_the_model_does_not_know_stops_with_a_message() -> None:
-    """A diameter or a pixel size that the model has no measure for is refused, not ignored; so are volumes."""
+    """A diameter that the model has no measure for is refused, not ignored; so are volumes."""
     pixels = np.zeros((1, 20, 20), np.uint8)
     segmenter = Segmenter(make_model(), "cpu")
-    with pytest.raises(ModelError, match="--diameter"):
+    with pytest.raises(UsageError, match="--diameter"):
         segmenter.segment(Source(pixels), ImageOptions(diameter=10.0))
-    with pytest.raises(ModelError, match="--pixel-size"):
-        segmenter.segment(Source(pixels), ImageOptions(pixel_size=0.5))
     with pytest.raises(ImageError, match="3-D"):
         segmenter.segment(Source(np.zeros((1, 4, 20, 20), np.uint8)))

@@ -5,11 +5,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from made_model import Source, make_model
 from made_volume_model import ANISOTROPIC, CLASSES, volume, volume_model
 
 from pipeline.config import ImageOptions, SeparatedTarget
+from pipeline.data.images import open_image
 from pipeline.errors import ImageError, ModelError, UsageError
 from pipeline.inference.direct import DirectSegmenter, build_segmenter, class_confidence
 from pipeline.inference.segment import Segmenter
@@ -100,13 +102,19 @@ def test_a_volume_is_segmented_on_its_own_grid():
     assert len(answer.confidence.objects) == len(np.unique(answer.labels[answer.labels > 0]))
 
 
-def test_a_voxel_size_can_be_told():
+def volume_file(folder, voxels):
+    """A TIFF of slices that says nothing of their size."""
+    tifffile.imwrite(folder / "a.tif", voxels[0], photometric="minisblack")
+    return folder / "a.tif"
+
+
+def test_a_voxel_size_can_be_told(tmp_path):
     """Where the file says none, --pixel-size stands for all three sides; without it the volume is refused."""
-    source = Source(volume((8, 8, 8)), Geometry.pixels(3))
+    source = open_image(volume_file(tmp_path, volume((8, 8, 8))), pages="stack")
     segmenter = DirectSegmenter(volume_model(spacing=(1.0, 1.0, 1.0)), "cpu")
     with pytest.raises(ImageError, match="no voxel size"):
         segmenter.segment(source)
-    assert segmenter.segment(source, ImageOptions(pixel_size=2000)).statistics["zoom"] == pytest.approx(2.0)
+    assert segmenter.segment(source.told(2000)).statistics["zoom"] == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (4.0, 4.0, 4.0)])
@@ -137,14 +145,12 @@ def test_classes_of_images_are_segmented_too():
 
 
 def test_what_the_model_cannot_take_is_refused():
-    """A flat image, a diameter, a voxel size for a model that has none."""
+    """A flat image, a diameter."""
     segmenter, source = DirectSegmenter(volume_model(), "cpu"), Source(volume((8, 8, 8)))
     with pytest.raises(ImageError, match="2-D"):
         segmenter.segment(Source(volume((8, 8))))
-    with pytest.raises(ModelError, match="--diameter"):
+    with pytest.raises(UsageError, match="--diameter"):
         segmenter.segment(source, ImageOptions(diameter=9.0))
-    with pytest.raises(ModelError, match="--pixel-size"):
-        segmenter.segment(source, ImageOptions(pixel_size=9.0))
 
 
 def test_what_only_objects_in_images_have_is_refused():

@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from pipeline.errors import OutputError
 from pipeline.results import tables
 from pipeline.results.ledger import Entry, Product
+from pipeline.results.object_flags import Expected
 from pipeline.results.tables import IMAGE_COLUMNS, format_images, write_objects, write_shard
+from pipeline.scoring.measure_volumes import measure_volume
+from pipeline.types import Geometry, Image
 
 NOTHING = Product("", (0, 0, 0, 0))
 
@@ -125,6 +128,69 @@ def test_a_shard_of_many_row_groups_is_read_in_parts(tmp_path, monkeypatch):
     assert (folder / "objects.parquet").read_bytes() == small
     assert pq.read_table(folder / "objects.parquet").equals(pq.read_table(tmp_path / "whole/objects.parquet"))
     assert len(expected) > 0
+
+
+def measured(diameters: list[float], sure: float = 0.95, edge: bool = False) -> pd.DataFrame:
+    frame = {"label": np.arange(1, len(diameters) + 1), "equivalent_diameter_px": diameters}
+    return pd.DataFrame(frame | {"confidence": sure, "touches_edge": edge})
+
+
+def test_each_object_has_its_flags(tmp_path):
+    """In the last column, by the model's own cut and the image's median; of few objects, by the model's diameter."""
+    frames = {
+        "sizes": measured([10.0, 10, 10, 10, 26, 3]),
+        "doubtful": measured([10.0] * 4, sure=0.8),
+        "magnified": measured([10.0, 26.0], edge=True),
+        "unmeasured": objects(2),
+    }
+    _, places = write_shard(tmp_path / "s.parquet", list(frames.values()))
+    entries = [entry(n, "s.parquet", p, frames[n]) for n, p in zip(frames, places, strict=True)]
+    entries[2].row["model_zoom"] = 2.0  # the model's 20 px are 10 of this file
+    write_objects(tmp_path, tmp_path, entries, expected=Expected(20.0, 0.9))
+    read = pd.read_parquet(tmp_path / "objects.parquet")
+    assert read.columns[-1] == "flags"
+    found = read.groupby("image")["flags"].apply(list)
+    assert found["sizes"] == ["", "", "", "", "unusual_size", "unusual_size"]
+    assert found["doubtful"] == ["low_confidence"] * 4
+    assert found["magnified"] == ["touches_edge", "unusual_size;touches_edge"]
+    write_objects(tmp_path, tmp_path, entries[:2], expected=Expected())
+    assert pd.read_parquet(tmp_path / "objects.parquet")["flags"].tolist()[6:] == [""] * 4  # above .7
+
+
+def test_classes_are_no_objects_to_flag(tmp_path):
+    """The rows of a class map have empty flags, whatever their size."""
+    frame = measured([10.0, 10, 10, 10, 900], sure=0.1).assign(**{"class": "cell"})
+    write_shard(tmp_path / "s.parquet", [frame])
+    write_objects(tmp_path, tmp_path, [entry("a", "s.parquet", (0, 5), frame)], expected=Expected(10.0, 0.9))
+    assert pd.read_parquet(tmp_path / "objects.parquet")["flags"].tolist() == [""] * 5
+
+
+def test_objects_of_volumes_have_flags(tmp_path):
+    """Of five boxes one is ten times as long as the others and at the edge."""
+    labels = np.zeros((9, 9, 90), np.uint32)
+    for number in range(4):
+        labels[2:5, 2:5, 4 + 8 * number : 7 + 8 * number] = number + 1
+    labels[:, :, 60:] = 5
+    frame = measure_volume(labels, Image(labels[None].astype(np.uint16), Geometry.pixels(3)), np.full(5, 0.95))
+    write_shard(tmp_path / "s.parquet", [frame])
+    write_objects(tmp_path, tmp_path, [entry("a", "s.parquet", (0, 5), frame)], expected=Expected())
+    flags = pd.read_parquet(tmp_path / "objects.parquet")["flags"].tolist()
+    assert flags == [""] * 4 + ["unusual_size;touches_edge"]
+
+
+def test_flags_do_not_depend_on_row_groups(tmp_path, monkeypatch):
+    """An image of more objects than are read at once is judged by the median of all of them."""
+    frame = measured([*range(1, 41)])
+    write_shard(tmp_path / "s.parquet", [frame])
+    whole, parts = [], []
+    for found, rows in ((whole, 1 << 18), (parts, 8)):
+        monkeypatch.setattr(tables, "ROW_GROUP", rows)
+        write_objects(tmp_path, tmp_path, [entry("a", "s.parquet", (0, 40), frame)], expected=Expected())
+        found += pd.read_parquet(tmp_path / "objects.parquet")["flags"].tolist()
+    assert whole == parts == ["unusual_size"] * 8 + [""] * 32
+    (tmp_path / "s.parquet").write_bytes(b"rubbish")
+    with pytest.raises(OutputError, match="run maskline verify, then segment again"):
+        write_objects(tmp_path, tmp_path, [entry("a", "s.parquet", (0, 40), frame)], expected=Expected())
 
 
 def test_images_left_out_are_left_out(tmp_path):

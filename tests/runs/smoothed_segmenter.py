@@ -32,7 +32,7 @@ class SmoothedEngine:
             yield np.stack([soft, np.zeros_like(soft), core])
 
 
-def make_segmenter(killed_after: int = 10**9) -> Segmenter:
+def make_segmenter(killed_after: int = 10**9, diameter: float | None = None) -> Segmenter:
     config = NucleiUNet(filters=(4, 6, 8), in_channels=1)
     torch.manual_seed(0)
     network = unet.build(config.kind, **config.model_dump(exclude={"kind"})).eval()
@@ -45,6 +45,7 @@ def make_segmenter(killed_after: int = 10**9) -> Segmenter:
         outputs=("foreground", "border", "distance"),
         stride=stride,
         halo=halo,
+        diameter=diameter,
     )
     segmenter = Segmenter(TrainedModel(network, record, "digest"), "cpu")
     segmenter.engine = SmoothedEngine(killed_after)

@@ -46,5 +46,5 @@ def draw_folder(folder: Path, count: int = 6) -> Path:
 
 def make_model(folder: Path, name: str = "threshold") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.json").write_text(json.dumps({"name": name}))
+    (folder / "model.json").write_text(json.dumps({"name": name, "diameter": 8.0}))
     return folder

@@ -11,7 +11,7 @@ from threshold_segmenter import ThresholdSegmenter
 
 from pipeline.config import EvaluateConfig
 from pipeline.data.manifest import read_manifest, write_manifest
-from pipeline.errors import InputError, ModelError, OutputError
+from pipeline.errors import InputError, ModelError, OutputError, UsageError
 from pipeline.runs import evaluate_model as module
 from pipeline.runs.compare_runs import compare_runs
 from pipeline.runs.evaluate_model import evaluate_model, score_folder
@@ -208,6 +208,8 @@ def test_a_real_network_goes_the_whole_way(data, tmp_path):
         halo=halo,
     )
     digest = save_model(tmp_path / "tiny", network, record)
+    with pytest.raises(UsageError, match="a model that records none"):
+        evaluate_model(config(data, model=str(tmp_path / "tiny"), diameter=30.0))
     scores = evaluate_model(config(data, model=str(tmp_path / "tiny"), bootstrap=10))
     assert scores["model_digest"] == digest
     assert (scores["images"], scores["failed"]) == (4, 0)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from pipeline.runs import segment_case
+from pipeline.runs import plan_image, segment_case
 from pipeline.runs.segment_chunk import AT_ONCE
 from pipeline.types import Event
 
@@ -42,7 +42,7 @@ def test_small_images_go_together_and_large_ones_alone(run, segmenter, monkeypat
         with counted.one():
             return segment(source, options)
 
-    monkeypatch.setattr(segment_case, "BESIDE", largest)
+    monkeypatch.setattr(plan_image, "BESIDE", largest)
     monkeypatch.setattr(segmenter, "segment", watched)
     assert run().done == 6
     assert counted.most == most

@@ -10,13 +10,9 @@ from pipeline.config import SegmentConfig
 from pipeline.errors import InputError, ModelError
 from pipeline.results.ledger import Entry, Product
 from pipeline.runs import plan_segmentation as plan_segmentation_module
+from pipeline.runs.plan_chunks import MOST_IN_A_CHUNK, SPEED, Planned, cut_chunks, learn_speed
 from pipeline.runs.plan_segmentation import (
-    MOST_IN_A_CHUNK,
-    SPEED,
-    Planned,
-    cut_chunks,
     digest_settings,
-    learn_speed,
     locate_model,
     plan_segmentation,
     read_record,
@@ -35,7 +31,8 @@ def config(tmp_path, images):
 def test_dry_run_writes_nothing_and_names_everything(config, images):
     """Every image with its reason, the sum, megapixels, time and memory; the results folder is not made."""
     lines = plan_segmentation(config).lines()
-    assert next(line for line in lines if line.startswith("do ")) == "do    plate0/00.png  (new, 0.00 megapixels)"
+    first = next(line for line in lines if line.startswith("do "))
+    assert first == "do    plate0/00.png  (new, 0.00 megapixels, 1 tile)"
     assert sum(line.startswith("do ") for line in lines) == 6
     assert "6 to do in 1 chunk, 0 skipped, 6 in all" in lines
     assert any("GB of memory" in line and "megapixels" in line for line in lines)
@@ -77,6 +74,7 @@ def test_sizes_come_from_the_headers(config, images):
     (images / "large.png").write_bytes(cv2.imencode(".png", np.zeros((2000, 3000), np.uint8))[1].tobytes())
     large = plan_segmentation(config)
     assert large.megapixels - small.megapixels == pytest.approx(6.0)
+    assert small.refused == large.refused == 1
     assert large.memory > small.memory
 
 

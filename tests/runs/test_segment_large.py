@@ -86,6 +86,10 @@ def test_a_streamed_image_ends_like_any_other(run, tmp_path, picture):
     np.testing.assert_allclose(mine["area_px2"], expected["area_px2"])
     np.testing.assert_allclose(mine["centroid_x_px"], expected["centroid_x_px"])
     np.testing.assert_allclose(mine["intensity_mean_c0"], expected["intensity_mean_c0"])
+    assert objects.columns[-1] == "flags"
+    np.testing.assert_array_equal(mine["flags"].str.contains("touches_edge"), mine["touches_edge"])
+    sizes = mine["equivalent_diameter_px"] / mine["equivalent_diameter_px"].median()
+    np.testing.assert_array_equal(mine["flags"].str.contains("unusual_size"), (sizes > 2.5) | (sizes < 0.4))
     images = pd.read_csv(out / "images.csv").set_index("path")
     assert images.loc["large.tif", "objects"] == len(mine)
     assert images.loc["large.tif", "model_cut"] == 0

@@ -3,10 +3,13 @@
 import csv
 import json
 import logging
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import pytest
+import tifffile
 
 from pipeline.config import (
     CropSampling,
@@ -66,6 +69,20 @@ def test_a_folder_of_masks_becomes_a_model(data: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run/train.json").read_text())["numbers"]["epochs"] == 2
     assert {event.stage for event in seen} >= {"load", "train", "tune"}
     assert any("model in" in line for line in trained.lines())
+
+
+@pytest.mark.parametrize(("sides", "known"), [((0.5, 0.504), 0.5), ((0.5, 0.51), None), ((0.5, None), None)])
+def test_the_pixel_size_of_all_images_is_the_model_s(data: Path, tmp_path: Path, sides, known) -> None:
+    """Where they state the same within 1 %; not where they differ, or one of them says nothing."""
+    shutil.copytree(data, tmp_path / "data")
+    for number, path in enumerate(sorted((tmp_path / "data").glob("**/images/*.png"))):
+        side = sides[number % 2]
+        stated = {"resolution": (1e4 / side,) * 2, "resolutionunit": "CENTIMETER"} if side else {}
+        tifffile.imwrite(path.with_suffix(".tif"), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), **stated)
+        path.unlink()
+    config = CONFIG.model_copy(update={"epochs": 1, "sample_pictures": 0})
+    trained = job.train_model(config, tmp_path / "data", tmp_path / "run", track=False, device="cpu")
+    assert load_model(trained.model).record.pixel_size == (pytest.approx(known, rel=0.01) if known else None)
 
 
 def test_a_second_training_needs_resume_and_resume_goes_on(data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,42 @@
+"""How one opened image will be done, and at what cost: held in memory or streamed, by its size for the network."""
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import SegmentConfig
+from pipeline.model.told_size import KnownSize
+from pipeline.results.names import label_suffix
+from pipeline.runs.plan_large import PROCESS, ImageCost, stream_cost, whole_cost
+from pipeline.runs.plan_volume import volume_memory
+
+if TYPE_CHECKING:
+    from pipeline.data.sources import FileSource
+
+
+BESIDE = 8_000_000  # values; of larger images one at a time is held
+
+
+def is_alone(shape: Sequence[int], zoom: float) -> bool:
+    """Whether an image in memory is so large that no other of that size may be in the works beside it."""
+    return prod(shape) * max(1.0, zoom) ** 2 > BESIDE
+
+
+def can_stream(opened: "FileSource") -> bool:
+    """Whether an image may be streamed; NIfTI never is, for its labels are NIfTI too."""
+    return label_suffix(opened.path.name) != ".nii.gz"
+
+
+def plan_image(opened: "FileSource", config: SegmentConfig, record: Mapping[str, Any]) -> tuple[ImageCost, float]:
+    """What an image costs, and the zoom that options, file and record say, 1.0 where the image itself has to.
+
+    It is streamed where its pixels, or those of the network's grid, are more than may be held. Raises ImageError where
+    the zoom needs a pixel size that the image does not have.
+    """
+    if len(opened.shape) != 3:
+        memory = volume_memory(opened, record) if record.get("volume") else PROCESS
+        return ImageCost(0, memory, 0.0, 0.0), 1.0
+    zoom = KnownSize.of(record).zoom(config, opened.geometry) or 1.0
+    if prod(opened.shape[1:]) * max(1.0, zoom) ** 2 > config.whole_megapixels * 1e6 and can_stream(opened):
+        return stream_cost(opened.shape, opened.dtype.itemsize, record, zoom, opened.kept), zoom
+    return whole_cost(opened.shape, zoom), zoom
