@@ -114,7 +114,7 @@ def test_a_large_volume_is_segmented_as_a_small_one(exact, target, spacing, monk
     monkeypatch.setattr(volumes, "WHOLE", 0)
     monkeypatch.setattr(volume_grid, "AT_ONCE", 4000)
     large = segmenter.segment(source)
-    how, record = segmenter._prepare(source.read().pixels, source.geometry, SEGMENT), segmenter.model.record
+    how, record = segmenter._prepare(source.read().pixels, source.geometry), segmenter.model.record
     planes = predict_volume(segmenter.model, how.apply(source.read().pixels))
     labels, _, sure = segmenter._decode(planes, how)
     changed = np.count_nonzero(large.labels != labels)
