@@ -96,18 +96,27 @@ def choose_view(
     told, it is taken.
 
     There is doubt where the network is unsure, or finds objects far from the size it learned (a model that records no
-    size is asked for its confidence alone). First dark and bright are exchanged; then, if that leaves doubt, the image
-    is rescaled.
+    size is asked for its confidence alone). First dark and bright are exchanged, if the network has learned from images
+    that were (another takes the background for an object, and is sure of it); then, if that leaves doubt, the image is
+    rescaled.
     """
     preparation = like or fit(pixels, model.record.prepare, stride=model.record.stride)
     found = glance(model, pixels, zoom or 1.0, predict, preparation)
     if _known(model, found):
         return found
-    found = _better([glance(model, pixels, found.zoom, predict, preparation, inverted=True)], found)
+    if _knows_inverted(model):
+        found = _better([glance(model, pixels, found.zoom, predict, preparation, inverted=True)], found)
     if zoom is not None or _known(model, found):
         return found
     zooms = [zoom for zoom in ZOOMS if min(pixels.shape[1:]) * zoom >= model.record.stride]
     return _better([glance(model, pixels, zoom, predict, preparation, found.inverted) for zoom in zooms], found)
+
+
+def _knows_inverted(model: TrainedModel) -> bool:
+    """Whether the training exchanged dark and bright of some images (of an ensemble, its first member's)."""
+    made = model.record.provenance
+    config = made.get("folds", [made])[0].get("config", {})
+    return bool(config.get("augmentation", {}).get("invert"))
 
 
 def _known(model: TrainedModel, found: Glance) -> bool:

@@ -38,7 +38,13 @@ class Knows:
 def model() -> TrainedModel:
     made = make_model(diameter=20.0)
     thresholds = made.record.thresholds.model_copy(update={"seed": 0.1, "foreground": 0.3})
-    return TrainedModel(made.network, made.record.model_copy(update={"thresholds": thresholds}), "digest")
+    learned = {"config": {"augmentation": {"kind": "nuclei", "invert": 0.1}}}
+    record = made.record.model_copy(update={"thresholds": thresholds, "provenance": learned})
+    return TrainedModel(made.network, record, "digest")
+
+
+def other_training(model: TrainedModel, **provenance: object) -> TrainedModel:
+    return TrainedModel(model.network, model.record.model_copy(update={"provenance": provenance}), "digest")
 
 
 @pytest.mark.parametrize(
@@ -64,6 +70,17 @@ def test_dark_objects_are_seen_as_bright_ones(model, radius: int, side: int, ste
     assert found.diameter == pytest.approx(2 * radius, rel=0.15)
     bright = choose_view(model, 200 - pixels, Knows(model, known=10))
     assert not bright.inverted and bright.zoom == zoom
+
+
+@pytest.mark.parametrize("augmentation", [{"kind": "none"}, {"kind": "nuclei", "invert": 0.0}])
+def test_a_network_that_never_saw_inverted_images_is_not_asked(model, augmentation) -> None:
+    """It may take the background for an object and be sure of it; an ensemble is asked as its members are."""
+    pixels = np.repeat(((discs(10, 256, 32) == 0) * 200).astype(np.uint8)[None], 3, axis=0)
+    one = other_training(model, config={"augmentation": augmentation})
+    assert not choose_view(one, pixels, Knows(one, known=10)).inverted
+    assert not choose_view(other_training(model), pixels, Knows(model, known=10)).inverted
+    folds = other_training(model, folds=[model.record.provenance] * 2)
+    assert choose_view(folds, pixels, Knows(folds, known=10)).inverted
 
 
 def test_a_told_zoom_is_taken_and_dark_objects_still_seen(model) -> None:
