@@ -21,6 +21,7 @@ from pipeline.model.bundle import ThresholdRecord, TrainedModel, load_model, sav
 from pipeline.runs.evaluate_classes import ClassesFound, evaluate_class_case, publish_classes, write_classes
 from pipeline.runs.evaluate_model import Scored, evaluate_case, publish_evaluation, score_table, write_evaluation
 from pipeline.runs.find_model import find_any_model
+from pipeline.runs.keep_model import ALIKE
 from pipeline.runs.measure_cost import Cost
 from pipeline.runs.train_model import STOPPED, split_for_training, train_model, with_palette
 from pipeline.scoring.class_metrics import summarise_classes
@@ -177,6 +178,12 @@ def _score_classes(
     return found
 
 
+def _middle(values: Sequence[float | None]) -> float | None:
+    """The median of those that are known."""
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
 def join_models(models: Sequence[TrainedModel], folder: Path, name: str, manifest_digest: str) -> str:
     """One model that answers with the mean of several of one architecture; thresholds, diameter and the cut under
     which images are doubtful are the members' medians."""
@@ -185,16 +192,18 @@ def join_models(models: Sequence[TrainedModel], folder: Path, name: str, manifes
         raise TrainingError("folds", "networks that differ", f"{len(models)} of one", "train them by one config")
     values = [model.record.thresholds.model_dump() for model in models]
     middle = {key: type(values[0][key])(median(value[key] for value in values)) for key in values[0]}
-    diameters = [model.record.diameter for model in models if model.record.diameter is not None]
-    cuts = [model.record.confidence for model in models if model.record.confidence is not None]
+    cut, sizes = (
+        _middle([model.record.confidence for model in models]),
+        [model.record.pixel_size or 0 for model in models],
+    )
     record = first.model_copy(
         update={
             "name": name,
             "network": Ensemble(member=first.network, count=len(models)),
             "thresholds": ThresholdRecord(**middle),
-            "diameter": median(diameters) if diameters else None,
-            "confidence": round(median(cuts), 4) if cuts else None,
-            "pixel_size": first.pixel_size if all(model.record.pixel_size for model in models) else None,
+            "diameter": _middle([model.record.diameter for model in models]),
+            "confidence": None if cut is None else round(cut, 4),
+            "pixel_size": _middle(sizes) if 0 < max(sizes) <= ALIKE * min(sizes) else None,
             "provenance": {"manifest_digest": manifest_digest, "folds": [model.record.provenance for model in models]},
         }
     )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from made_model import Source
 from made_volume_model import ANISOTROPIC, volume, volume_model
 
-from pipeline.config import ImageOptions, SeparatedTarget
+from pipeline.config import SeparatedTarget
 from pipeline.inference import volume_grid, volumes
 from pipeline.inference.direct import DirectSegmenter, chosen_bytes, class_confidence
 from pipeline.inference.volume_grid import HeldVolume, VolumeGrid, undo_slabs
@@ -19,7 +19,6 @@ from pipeline.model.volumes import VolumePreparation, planes_needed, resample, r
 from pipeline.scoring.class_sums import ClassSums
 from pipeline.types import Geometry, Window
 
-SEGMENT = ImageOptions()
 SIDES = st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(1, 12))
 
 

@@ -121,6 +121,18 @@ def test_ctrl_c_stops_all_folds_and_resume_goes_on(data: Path, tmp_path: Path) -
     assert isinstance(whole, CrossValidated) and load_model(tmp_path / "fold-0/model").record.provenance["epochs"] == 2
 
 
+@pytest.mark.parametrize(("sizes", "wanted"), [((0.5, 0.5), 0.5), ((0.5, None), None), ((0.5, 0.25), None)])
+def test_an_ensemble_has_the_pixel_size_that_all_its_members_have(crossed, tmp_path: Path, sizes, wanted) -> None:
+    """Of members that know none, or another, it has none."""
+    one = load_model(crossed[0].out / "fold-0/model")
+    members = [
+        replace(one, network=copy.deepcopy(one.network), record=one.record.model_copy(update={"pixel_size": size}))
+        for size in sizes
+    ]
+    join_models(members, tmp_path / "joined", "x", "")
+    assert load_model(tmp_path / "joined").record.pixel_size == wanted
+
+
 def test_an_ensemble_has_the_medians_of_its_members(crossed, tmp_path: Path) -> None:
     """Thresholds, diameter and the cut under which images are doubtful; a member that has no cut does not count."""
     model = load_model(crossed[0].out / "fold-0/model")
