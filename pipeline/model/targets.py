@@ -37,7 +37,7 @@ __all__ = [
     "span_distance",
     "touching_border",
 ]
-_REACH = 2  # px: how far a touching border reaches into both objects
+REACH = 2  # px: how far a touching border reaches into both objects
 
 
 def channel_names(target: Target) -> tuple[str, ...]:
@@ -80,7 +80,7 @@ def touching_border(labels: np.ndarray) -> Pixels:
     """
     values = labels if labels.dtype == np.uint16 else labels.astype(np.float32)  # what OpenCV takes
     none = values.dtype.type(2**16 - 1 if values.dtype == np.uint16 else 2**24)
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * _REACH + 1, 2 * _REACH + 1))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * REACH + 1, 2 * REACH + 1))
     largest = cv2.dilate(values, kernel, borderType=cv2.BORDER_REPLICATE)
     smallest = cv2.erode(np.where(values > 0, values, none), kernel, borderType=cv2.BORDER_REPLICATE)
     border: Pixels = (largest > smallest).astype(np.float32)  # without any object, 0 is not more than `none`

@@ -24,7 +24,8 @@ from pipeline.types import Array, Pixels
 
 Sample = dict[Hashable, Any]
 
-_LUMINANCE = np.array([[0.299, 0.587, 0.114]])
+LUMINANCE = np.array([[0.299, 0.587, 0.114]])
+BRIGHTEST = 1.2  # what gamma is applied to ends here
 
 
 def _planes(image: Array) -> Array:
@@ -45,7 +46,7 @@ class RandWarpCropd(Randomizable, MapTransform):
     def __init__(self, size: int, rotate: bool, scale: tuple[float, float]) -> None:
         MapTransform.__init__(self, ("image", "label"))
         self.size, self.rotate, self.scale = size, rotate, scale
-        self._matrix = np.eye(2, 3)
+        self.matrix = np.eye(2, 3)
 
     def randomize(self, data: tuple[int, int]) -> None:
         """Draw the 2x3 matrix that takes crop (x, y) to image (x, y)."""
@@ -62,7 +63,7 @@ class RandWarpCropd(Randomizable, MapTransform):
         shift = np.asarray(centre) - turn @ np.full(2, (self.size - 1) / 2)
         if np.allclose(turn, np.round(turn)):  # nothing to resample: stay on the pixel grid
             turn, shift = np.round(turn), np.round(shift)
-        self._matrix = np.column_stack([turn, shift])
+        self.matrix = np.column_stack([turn, shift])
 
     def _centre(self, side: int, reach: float) -> float:
         return float(self.R.uniform(reach, side - reach) if side > 2 * reach else side / 2) - 0.5
@@ -79,7 +80,7 @@ class RandWarpCropd(Randomizable, MapTransform):
             return np.dstack([self._warp(picture[:, :, k], method) for k in range(picture.shape[2])])
         warped: Array = cv2.warpAffine(
             picture,
-            self._matrix,
+            self.matrix,
             (self.size, self.size),
             flags=method | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REFLECT,
@@ -164,41 +165,44 @@ class RandColourd(Randomizable, MapTransform):
         self.stain, self.grey, self.tint = stain, grey, tint
 
     def randomize(self, data: Any = None) -> None:
-        self._mix = np.eye(3, 4) + self.R.uniform(-self.stain, self.stain, size=(3, 4)) * (1, 1, 1, 0.5)
-        self._to_grey, self._to_tint = self.R.rand() < self.grey, self.R.rand() < self.tint
+        mix = np.eye(3, 4) + self.R.uniform(-self.stain, self.stain, size=(3, 4)) * (1, 1, 1, 0.5)
+        to_grey, to_tint = self.R.rand() < self.grey, self.R.rand() < self.tint
         kept = self.R.randint(1, 7)  # bits: one or two of the three channels
-        self._kept = np.array([[kept >> bit & 1] for bit in range(3)], np.float64)
+        self.of_colour = LUMINANCE if to_grey else mix
+        self.of_grey = np.array([[kept >> bit & 1] for bit in range(3)], np.float64) if to_tint else None
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
         sample = dict(data)
         self.randomize()
         image = sample["image"]
-        if image.shape[2] == 1 and self._to_tint:
-            sample["image"] = cv2.transform(image, self._kept)
-        elif image.shape[2] == 3:
-            sample["image"] = _planes(cv2.transform(image, _LUMINANCE if self._to_grey else self._mix))
+        matrix = self.of_grey if image.shape[2] == 1 else self.of_colour
+        if matrix is not None:
+            sample["image"] = _planes(cv2.transform(image, matrix))
         return sample
 
 
 class RandIntensityd(Randomizable, MapTransform):
-    """Gain, offset and gamma, the same for all channels; dark and bright exchanged with probability `invert`."""
+    """Gain, offset and gamma, the same for all channels; dark and bright exchanged with probability `invert`.
+
+    The image becomes `value ** exponent * slope + start`.
+    """
 
     def __init__(self, intensity: float, gamma: tuple[float, float], invert: float) -> None:
         MapTransform.__init__(self, ("image",))
         self.intensity, self.gamma, self.invert = intensity, gamma, invert
 
     def randomize(self, data: Any = None) -> None:
-        self._gain = 1 + self.R.uniform(-self.intensity, self.intensity)
-        self._offset = self.R.uniform(-self.intensity, self.intensity) / 2
-        self._exponent = float(np.exp(self.R.uniform(*np.log(self.gamma))))
-        self._invert = self.R.rand() < self.invert
+        gain = 1 + self.R.uniform(-self.intensity, self.intensity)
+        offset = self.R.uniform(-self.intensity, self.intensity) / 2
+        self.exponent = float(np.exp(self.R.uniform(*np.log(self.gamma))))
+        inverted = self.R.rand() < self.invert
+        self.slope, self.start = (-gain, gain + offset) if inverted else (gain, offset)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
         sample = dict(data)
         self.randomize()
-        image = cv2.pow(np.clip(sample["image"], 0, 1.2), self._exponent)
-        sign, start = (-1, 1) if self._invert else (1, 0)
-        sample["image"] = _planes(image * np.float32(sign * self._gain) + np.float32(start * self._gain + self._offset))
+        image = cv2.pow(np.clip(sample["image"], 0, BRIGHTEST), self.exponent)
+        sample["image"] = _planes(image * np.float32(self.slope) + np.float32(self.start))
         return sample
 
 
@@ -207,16 +211,16 @@ class RandBlurd(Randomizable, MapTransform):
 
     def __init__(self, sigma: float) -> None:
         MapTransform.__init__(self, ("image",))
-        self.sigma = sigma
+        self.largest = sigma
 
     def randomize(self, data: Any = None) -> None:
-        self._sigma = float(self.R.uniform(0.3, self.sigma)) if self.R.rand() < 0.2 else 0.0
+        self.sigma = float(self.R.uniform(0.3, self.largest)) if self.R.rand() < 0.2 else 0.0
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
         sample = dict(data)
         self.randomize()
-        if self._sigma:
-            sample["image"] = _planes(cv2.GaussianBlur(sample["image"], (0, 0), self._sigma))
+        if self.sigma:
+            sample["image"] = _planes(cv2.GaussianBlur(sample["image"], (0, 0), self.sigma))
         return sample
 
 
@@ -225,18 +229,19 @@ class RandNoised(Randomizable, MapTransform):
 
     def __init__(self, std: float) -> None:
         MapTransform.__init__(self, ("image",))
-        self.std = std
+        self.largest = std
 
     def randomize(self, data: Any = None) -> None:
-        self._std = float(self.R.uniform(0, self.std)) if self.R.rand() < 0.3 else 0.0
-        self._drawn = np.random.default_rng(self.R.randint(2**31))  # float32 at once, as R cannot
+        self.std = float(self.R.uniform(0, self.largest)) if self.R.rand() < 0.3 else 0.0
+        self.seed = int(self.R.randint(2**31))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
         sample = dict(data)
         self.randomize()
-        if self._std:
-            noise = self._drawn.standard_normal(sample["image"].shape, np.float32)
-            sample["image"] = sample["image"] + np.float32(self._std) * noise
+        if self.std:
+            drawn = np.random.default_rng(self.seed)  # float32 at once, as R cannot
+            noise = drawn.standard_normal(sample["image"].shape, np.float32)
+            sample["image"] = sample["image"] + np.float32(self.std) * noise
         return sample
 
 

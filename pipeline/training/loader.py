@@ -1,4 +1,6 @@
-"""Batches, epoch by epoch. On a GPU they come from worker processes that live as long as the training."""
+"""Batches, epoch by epoch. On a GPU crops are made there, of images that stay in its memory (`batched`); other samples,
+and crops of images that do not fit, come from worker processes that live as long as the training.
+"""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
@@ -7,7 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from pipeline.training.batched import BatchAugmentd, ResidentLoader
+from pipeline.training.dataset import CropDataset
+
 WORKERS = 4  # of a training on a GPU; on a CPU they would take the cores that train
+RESIDENT = 0.5  # of a GPU's free memory may be taken by the images
 
 
 class Samples(Protocol):
@@ -72,7 +78,12 @@ class EpochLoader:
         return self._batches
 
 
-def load_for(device: str, data: Samples, batch_size: int) -> EpochLoader:
+def load_for(device: str, data: Samples, batch_size: int) -> EpochLoader | ResidentLoader:
     """The loader of a training on `device`."""
-    on_gpu = device.startswith("cuda")
-    return EpochLoader(data, batch_size, WORKERS if on_gpu else 0, pin=on_gpu)
+    if not device.startswith("cuda"):
+        return EpochLoader(data, batch_size)
+    if isinstance(data, CropDataset) and BatchAugmentd.can(data):
+        free, _ = torch.cuda.mem_get_info(device)
+        if BatchAugmentd.bytes_needed(data) < free * RESIDENT:
+            return ResidentLoader(data, batch_size, device)
+    return EpochLoader(data, batch_size, WORKERS, pin=True)

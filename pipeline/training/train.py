@@ -23,6 +23,7 @@ from pipeline.errors import TrainingError
 from pipeline.model.bundle import ModelRecord
 from pipeline.model.targets import Thresholds
 from pipeline.training.answer_shape import check_answer
+from pipeline.training.batched import ResidentLoader
 from pipeline.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pipeline.training.dataset import Example, build_dataset
 from pipeline.training.freeze import check_gradients, freeze_for_phase, rest_frozen_statistics
@@ -181,7 +182,7 @@ def train_step(training: Training, batch: dict[str, Tensor]) -> float:
     return float(loss.item())
 
 
-def _epoch(training: Training, loader: EpochLoader, reserve: float, watch: Watch) -> dict[str, float]:
+def _epoch(training: Training, loader: EpochLoader | ResidentLoader, reserve: float, watch: Watch) -> dict[str, float]:
     """One pass; stops early where the time budget ends. `reserve` is what validation will take, in seconds."""
     config, epoch = training.config, training.progress.epoch
     torch.manual_seed(config.seed * 100_003 + epoch)

@@ -129,12 +129,13 @@ def test_inversion_can_be_asked_for() -> None:
 
 
 def test_gamma_gain_and_offset_are_what_numpy_says() -> None:
-    """gain * value ** gamma + offset, with what was drawn."""
+    """slope * value ** exponent + start, with what was drawn; within the ranges asked for."""
     change = RandIntensityd(0.2, (0.7, 1.4), 0.0).set_random_state(seed=4)
     values = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4, 1)
     found = change({"image": values})["image"]
     assert found.shape == (4, 4, 1)
-    np.testing.assert_allclose(found, change._gain * values**change._exponent + change._offset, rtol=1e-5)
+    np.testing.assert_allclose(found, change.slope * values**change.exponent + change.start, rtol=1e-5)
+    assert 0.8 <= change.slope <= 1.2 and abs(change.start) <= 0.1 and 0.7 <= change.exponent <= 1.4
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
@@ -163,7 +164,7 @@ def test_noise_has_the_deviation_that_was_drawn() -> None:
     change, deviations = RandNoised(0.1).set_random_state(seed=0), []
     for _ in range(100):
         noise = change({"image": np.zeros((64, 64, 1), np.float32)})["image"]
-        assert noise.dtype == np.float32 and noise.std() == pytest.approx(change._std, rel=0.05)
+        assert noise.dtype == np.float32 and noise.std() == pytest.approx(change.std, rel=0.05)
         deviations.append(noise.std())
     assert 20 <= np.count_nonzero(deviations) <= 40 and max(deviations) <= 0.105
 
