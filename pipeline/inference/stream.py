@@ -7,11 +7,10 @@ Memory holds a band of the image, the blocks at work, and no more; a run that wa
 """
 
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +20,7 @@ import numpy as np
 from pipeline.inference.ahead import ahead
 from pipeline.inference.background import skipped_pixels
 from pipeline.inference.blocks import SIZES, Block, Sizes, plan_band, plan_blocks
-from pipeline.inference.busy import busy_seconds
+from pipeline.inference.busy import Busy, busy_seconds
 from pipeline.inference.decode_block import DecodedBlock, Decoder
 from pipeline.inference.engines import Engine
 from pipeline.inference.grid import ModelGrid
@@ -97,8 +96,7 @@ class Stream:
     tta: bool = False
     sizes: Sizes = SIZES
     watch: Watch = unwatched
-    seconds: dict[str, float] = field(default_factory=dict)  # stage -> seconds it took, over the threads it had
-    _adding: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _stages: dict[str, Busy] = field(default_factory=dict, repr=False)
     skipped: list[int] = field(default_factory=list)  # pixels a band that were not predicted, by earlier runs too
     predicted: threading.Event = field(default_factory=threading.Event)  # the engine is free again
 
@@ -182,16 +180,14 @@ class Stream:
         with self.timed("decode", threads):
             return decoder.decode(block)
 
-    @contextmanager
-    def timed(self, stage: str, threads: int = 1) -> Iterator[None]:
+    def timed(self, stage: str, threads: int = 1) -> AbstractContextManager[None]:
         """Add up what a stage takes, by the clock, shared among the threads that do the same."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            passed = (time.perf_counter() - start) / threads
-            with self._adding:
-                self.seconds[stage] = self.seconds.get(stage, 0.0) + passed
+        return self._stages.setdefault(stage, Busy()).counted(threads)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What each stage took so far, over the threads it had."""
+        return {stage: busy.seconds for stage, busy in self._stages.items()}
 
     def _predict(self, grid: ModelGrid, store: PlaneStore, written: Written) -> None:
         """Write every band that is not there yet, in order."""
@@ -200,7 +196,7 @@ class Stream:
             written.reach(last)
             self.watch(Event("predict", last, store.shape[0]))
         if before is not None:  # else waiting for answers is counted, reading included
-            self.seconds["predict"] = (busy_seconds(self.engine) or 0.0) - before
+            self._stages.setdefault("predict", Busy()).seconds = (busy_seconds(self.engine) or 0.0) - before
 
     def _bands(self, grid: ModelGrid, store: PlaneStore, written: Written) -> Iterator[int]:
         """The last row of each band once it is on disk."""
