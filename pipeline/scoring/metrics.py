@@ -52,6 +52,10 @@ class Scores:
     iou_sum : sum of the IoUs of those pairs.
     intersection, true_area, predicted_area : foreground pixels, whatever the instance.
     aji_intersection, aji_union : pixels of the Aggregated Jaccard Index (Kumar et al. 2017, as in HoVer-Net).
+    merged, split, missed, inexact : true objects without a pair at IoU .5, by what became of them.
+        Most of one lies in a prediction that holds most of another, too; or it holds most of several predictions; or
+        most of it is background; or none of these. With the pairs they add up to `true`. (After Caicedo et al. 2019.)
+    extra : predicted objects without a pair that lie mostly on the truth's background.
     """
 
     true: int = 0
@@ -63,6 +67,11 @@ class Scores:
     predicted_area: int = 0
     aji_intersection: int = 0
     aji_union: int = 0
+    merged: int = 0
+    split: int = 0
+    missed: int = 0
+    inexact: int = 0
+    extra: int = 0
 
     def __add__(self, other: "Scores") -> "Scores":
         mine, theirs = astuple(self), astuple(other)
@@ -147,7 +156,9 @@ def match_windows(windows: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> tuple
 def _score(table: Overlaps) -> Scores:
     true_of, predicted_of = table.true_areas[table.row], table.predicted_areas[table.column]
     union = true_of + predicted_of - table.pixels
-    tp, iou_sum = _matched(table, union)
+    pairs = _pairs(table, union)
+    tp, iou_sum = _matched(table, union, pairs)
+    merged, split, missed, inexact, extra = _errors(table, pairs)
     aji_intersection, aji_union = _aji(table, union)
     return Scores(
         true=table.true_areas.size,
@@ -159,23 +170,55 @@ def _score(table: Overlaps) -> Scores:
         predicted_area=int(table.predicted_areas.sum()),
         aji_intersection=aji_intersection,
         aji_union=aji_union,
+        merged=merged,
+        split=split,
+        missed=missed,
+        inexact=inexact,
+        extra=extra,
     )
 
 
-def _matched(table: Overlaps, union: Integers) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Pairs and their summed IoU at each threshold.
+def _pairs(table: Overlaps, union: Integers) -> Integers:
+    """The cells of the pairs whose IoU is at least .5.
 
     Above IoU .5 an object has one partner at most. At exactly .5 it may have two, but then they are the two halves of
     it and have no other partner: keeping the first of them matches as many pairs as any assignment could.
     """
-    step = 20 * table.pixels // union
-    close = np.flatnonzero(step >= STEPS[0])
+    close = np.flatnonzero(20 * table.pixels // union >= STEPS[0])
     close = close[np.unique(table.row[close], return_index=True)[1]]
-    close = close[np.unique(table.column[close], return_index=True)[1]]
-    step, iou = step[close], table.pixels[close] / union[close]
+    return close[np.unique(table.column[close], return_index=True)[1]]
+
+
+def _matched(table: Overlaps, union: Integers, pairs: Integers) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """How many pairs, and their summed IoU, at each threshold."""
+    step, iou = 20 * table.pixels[pairs] // union[pairs], table.pixels[pairs] / union[pairs]
     found = np.bincount(step, minlength=22)[::-1].cumsum()[::-1]
     summed = np.bincount(step, weights=iou, minlength=22)[::-1].cumsum()[::-1]
     return tuple(int(found[s]) for s in STEPS), tuple(float(summed[s]) for s in STEPS)
+
+
+def _errors(table: Overlaps, pairs: Integers) -> tuple[int, int, int, int, int]:
+    """True objects merged, split, missed and inexact, and extra predictions; see `Scores`."""
+    lost = np.ones(table.true_areas.size, np.bool_)
+    lost[table.row[pairs]] = False
+    alone = np.ones(table.predicted_areas.size, np.bool_)
+    alone[table.column[pairs]] = False
+    most_of_true = 2 * table.pixels > table.true_areas[table.row]
+    most_of_predicted = 2 * table.pixels > table.predicted_areas[table.column]
+    held = np.bincount(table.column[most_of_true], minlength=alone.size)
+    pieces = np.bincount(table.row[most_of_predicted], minlength=lost.size)
+    merged = np.zeros_like(lost)
+    merged[table.row[most_of_true & (held[table.column] > 1)]] = True
+    split = ~merged & (pieces > 1)
+    missed = ~merged & ~split & (2 * _covered(table.row, table.pixels, lost.size) < table.true_areas)
+    extra = alone & (2 * _covered(table.column, table.pixels, alone.size) < table.predicted_areas)
+    kinds = (merged & lost, split & lost, missed & lost, lost & ~merged & ~split & ~missed, extra)
+    return tuple(int(kind.sum()) for kind in kinds)  # type: ignore[return-value]
+
+
+def _covered(of: Integers, pixels: Integers, count: int) -> Integers:
+    """How many pixels of each object lie in any object of the other image."""
+    return np.bincount(of, weights=pixels, minlength=count).astype(np.int64)
 
 
 def _aji(table: Overlaps, union: Integers) -> tuple[int, int]:

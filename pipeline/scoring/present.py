@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.data.files import atomic_write
 from pipeline.scoring.counts import write_counts
 from pipeline.scoring.present_classes import class_table
-from pipeline.scoring.summary import CaseScore
+from pipeline.scoring.summary import ERRORS, CaseScore
 
 JSON, CSV = "scores.json", "scores.csv"
 MOST_GROUPS, MOST_TOLD = 10, 5
@@ -31,7 +31,7 @@ def score_table(scores: Mapping[str, Any]) -> str:
     """The numbers of `summarise` in lines of at most 100 characters.
 
     `all` with its interval, the modalities, the groups of more than one image (the worst, where there are many), and
-    what was missing or could not be scored. Class maps have a table of their own.
+    what became of the objects, and what was missing or could not be scored. Class maps have a table of their own.
     """
     if scores.get("kind") == "classes":
         return class_table(scores)
@@ -65,8 +65,16 @@ def _groups(groups: Mapping[str, Any], width: int) -> list[str]:
     return lines + [_line(f"  {name}", groups[name], width) for name in shown[:MOST_GROUPS]]
 
 
+def _found(scores: Mapping[str, Any]) -> str:
+    """What became of the true objects, and what was found where there is none, at IoU .5."""
+    lost = {kind: scores[kind] for kind in ERRORS}
+    extra, found = lost.pop("extra"), scores["objects_true"] - sum(lost.values())
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in lost.items())
+    return f"of {scores['objects_true']:,} objects {found:,} found at IoU .5, {kinds}; {extra:,} extra"
+
+
 def _remarks(scores: Mapping[str, Any]) -> list[str]:
-    lines = []
+    lines = [_found(scores)]
     ranked = scores.get("confidence", {})
     if ranked.get("auroc") is not None:
         interval = f"{ranked['auroc_low']:.3f} to {ranked['auroc_high']:.3f}"

@@ -3,7 +3,7 @@
 Detection scores without a suffix (`ap50`, `ap75`, `precision50`, `recall50`, `f1_50`, `pq`) and `*_pooled` are ratios
 of counts pooled over the images; `*_mean`, `map` and `aji` are means over images (a single object predicted over a
 whole image would swamp a pooled AJI). `count_error` is the mean of |predicted - true| objects an image, `count_bias`
-that of predicted - true.
+that of predicted - true. `merged`, `split`, `missed`, `inexact` and `extra` count objects by what went wrong with them.
 
 Intervals (`*_low`, `*_high`) are the middle 95 % of resamples of whole images, or of whole groups where groups are
 given: images of one slide or patient are no independent draws.
@@ -11,6 +11,7 @@ given: images of one slide or patient are no independent draws.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from pipeline.types import FORMAT_VERSION, Modality
 Floats = NDArray[np.float64]
 _AT50, _AT75 = STEPS.index(10), STEPS.index(15)
 _COVER = (2.5, 97.5)
+ERRORS = ("merged", "split", "missed", "inexact", "extra")  # what went wrong: the last counts of `Scores`
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ ROW_NUMBERS: Mapping[str, Callable[[Scores], float]] = {
     "f1_50": lambda s: s.f1(0.5),
     "pq": lambda s: s.pq,
     "aji": lambda s: s.aji,
+    **{kind: attrgetter(kind) for kind in ERRORS},
 }
 
 
@@ -134,7 +137,7 @@ def _parts(scored: Sequence[CaseScore], names: Sequence[str], bootstrap: int, se
 class _Table:
     """One row an image: the counts that add up, and the ratios that are averaged."""
 
-    counts: Floats  # (N, 2 + 10 + 10 + 5), in the order of the fields of Scores
+    counts: Floats  # (N, 2 + 10 + 10 + 10), in the order of the fields of Scores
     means: Floats  # (N, len(_MEANS))
 
     @classmethod
@@ -161,7 +164,7 @@ def _divide(numerator: Floats, denominator: Floats) -> Floats:
 
 
 def _split(counts: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats]:
-    """true (R,), predicted (R,), tp (R, 10), iou_sum (R, 10), areas (R, 5) of summed counts (R, 27)."""
+    """true (R,), predicted (R,), tp (R, 10), iou_sum (R, 10), areas and errors (R, 10) of summed counts (R, 32)."""
     n = len(STEPS)
     return counts[:, 0], counts[:, 1], counts[:, 2 : 2 + n], counts[:, 2 + n : 2 + 2 * n], counts[:, 2 + 2 * n :]
 
@@ -196,6 +199,7 @@ def _section(table: _Table, units: NDArray[np.int64], bootstrap: int, seed: int)
         "objects_predicted": int(table.counts[:, 1].sum()),
         "both_empty": int((table.counts[:, 0] + table.counts[:, 1] == 0).sum()),
     }
+    section |= {kind: int(table.counts[:, i - len(ERRORS)].sum()) for i, kind in enumerate(ERRORS)}
     for name in NAMES:
         section[name] = _round(values[name][0])
         low, high = np.percentile(drawn[name], _COVER) if drawn else (None, None)

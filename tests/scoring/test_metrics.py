@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.optimize import linear_sum_assignment
 
 from pipeline.errors import MaskError
 from pipeline.scoring.metrics import THRESHOLDS, Scores, match
+from pipeline.scoring.summary import ERRORS
 
 LABELS = hnp.arrays(np.uint32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=7), elements=st.integers(0, 4))
 PAIRS = hnp.array_shapes(min_dims=2, max_dims=3, max_side=6).flatmap(
@@ -231,3 +232,37 @@ def test_masks_and_empty_images_are_label_images_too():
     mask = np.array([[True, False]])
     assert match(mask, mask).tp[0] == 1
     assert match(np.zeros((0, 4), int), np.zeros((0, 4), int)).empty
+
+
+def test_what_went_wrong_can_be_checked_by_eye():
+    """One found, two merged, one split, one missed, one with a wrong outline, one invented."""
+    truth = np.array([[1, 1, 0, 2, 2, 3, 3, 0, 4, 4, 4, 4, 4, 0, 5, 5, 0, 6, 6, 6, 6, 0, 0]])
+    predicted = np.array([[1, 1, 0, 2, 2, 2, 2, 2, 3, 3, 0, 4, 4, 0, 0, 0, 5, 5, 5, 0, 0, 6, 6]])
+    scores = match(truth, predicted)
+    assert (scores.true, scores.predicted, scores.tp[0]) == (6, 6, 1)
+    assert (scores.merged, scores.split, scores.missed, scores.inexact, scores.extra) == (2, 1, 1, 1, 1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(PAIRS)
+def test_what_went_wrong_is_what_loops_say(pair):
+    """Object by object; every true one has one fate."""
+    both, either = overlaps(*pair)
+    assume(not np.any(2 * both == either))  # of two halves, either may be the one that is found
+    trues, predictions = (np.unique(labels[labels > 0], return_counts=True)[1] for labels in pair)
+    fates = []
+    for row, area in enumerate(trues):
+        if any(2 * both[row] > either[row]):
+            fates.append("found")
+        elif any(2 * both[row, c] > area and np.sum(2 * both[:, c] > trues) > 1 for c in range(len(predictions))):
+            fates.append("merged")
+        elif np.sum(2 * both[row] > predictions) > 1:
+            fates.append("split")
+        else:
+            fates.append("missed" if 2 * both[row].sum() < area else "inexact")
+    invented = [
+        not any(2 * both[:, c] > either[:, c]) and 2 * both[:, c].sum() < area for c, area in enumerate(predictions)
+    ]
+    scores = match(*pair)
+    assert scores.tp[0] == fates.count("found")
+    assert [getattr(scores, kind) for kind in ERRORS] == [*map(fates.count, ERRORS[:-1]), sum(invented)]
