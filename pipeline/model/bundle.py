@@ -35,6 +35,7 @@ class ThresholdRecord(Strict):
     border: float = 1.0
     minimum_area: int = 10
     minimum_seed: int = 3
+    peak: float = 0.0
 
 
 class FlatBackground(Strict):

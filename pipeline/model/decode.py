@@ -37,6 +37,7 @@ class Thresholds:
     border: float = 1.0  # weight of the border when it is taken off the distance (or, without one, the foreground)
     minimum_area: int = 10
     minimum_seed: int = 3
+    peak: float = 0.0  # an object's largest distance (without one, its foreground) exceeds it; StarDist's probability
 
 
 def scale_areas(thresholds: Thresholds, factor: float) -> Thresholds:
@@ -96,7 +97,7 @@ def decode(probabilities: Pixels | Bytes, target: Target, thresholds: Thresholds
         if probabilities.dtype == np.uint8:
             planes = planes / np.float32(FULL)
         levels = (thresholds.foreground, thresholds.seed, thresholds.border)
-        return decode_volume(planes, *levels, thresholds.minimum_seed, thresholds.minimum_area)
+        return decode_volume(planes, *levels, thresholds.minimum_seed, thresholds.minimum_area, thresholds.peak)
     return decode_components(probabilities, target, thresholds).labels
 
 
@@ -105,8 +106,10 @@ def decode_components(probabilities: Pixels | Bytes, target: Target, thresholds:
     planes = to_bytes(probabilities)
     mask = np.greater(planes[0], _level(thresholds.foreground), order="C")  # its holes are filled in place
     spans = find_spans(mask)
+    inner, least_peak = _inner(planes), _level(thresholds.peak)
     if isinstance(target, MaskTarget):
-        return _number(mask.shape, spans, *connect(spans), None, thresholds.minimum_area)
+        count, owner = connect(spans)
+        return _number(inner, spans, count, owner, None, thresholds.minimum_area, least_peak)
     if _fill_holes(mask):
         spans = find_spans(mask)
     parts, part = connect(spans)
@@ -115,7 +118,7 @@ def decode_components(probabilities: Pixels | Bytes, target: Target, thresholds:
     seed_part = _part_of(seeds, seed, spans, part, mask.shape[1])
     merged = np.bincount(seed_part, minlength=parts) > 1
     if not merged.any():
-        return _number(mask.shape, spans, parts, part, None, thresholds.minimum_area)
+        return _number(inner, spans, parts, part, None, thresholds.minimum_area, least_peak)
     inside, within = merged[part], merged[seed_part][seed]
     sown = seed[within]
     split = _flood(depth, spans.take(inside), part[inside], seeds.take(within), sown, seed_part[sown])
@@ -123,7 +126,7 @@ def decode_components(probabilities: Pixels | Bytes, target: Target, thresholds:
     both = Spans(*(np.concatenate([a, b]) for a, b in zip(_columns(whole), _columns(split), strict=True)))
     owner = np.concatenate([part[~inside], parts + split.value])
     components = np.concatenate([np.arange(parts), seed_part])
-    return _number(mask.shape, both, parts + seed_part.size, owner, components, thresholds.minimum_area)
+    return _number(inner, both, parts + seed_part.size, owner, components, thresholds.minimum_area, least_peak)
 
 
 def _columns(spans: Spans) -> tuple[Array, ...]:
@@ -148,12 +151,17 @@ def _fill_holes(mask: NDArray[np.bool_]) -> bool:
     return filled.row.size > 0
 
 
+def _inner(planes: Bytes) -> Bytes:
+    """What is largest at an object's core: the distance, or the foreground where there is none."""
+    inner: Bytes = planes[2] if len(planes) > 2 else planes[0]
+    return inner
+
+
 def _depth(planes: Bytes, thresholds: Thresholds) -> tuple[Array, int]:
     """How far inside an object each pixel is, in whole numbers, and what seeds must exceed."""
     weight = round(thresholds.border * _PARTS)
     kind = np.int16 if weight <= _PARTS else np.int32
-    inner = planes[2] if len(planes) > 2 else planes[0]
-    depth = np.multiply(inner, kind(_PARTS), dtype=kind) - np.multiply(planes[1], kind(weight), dtype=kind)
+    depth = np.multiply(_inner(planes), kind(_PARTS), dtype=kind) - np.multiply(planes[1], kind(weight), dtype=kind)
     return depth, int(np.floor(thresholds.seed * FULL * _PARTS + 1e-6))
 
 
@@ -248,14 +256,17 @@ def _boxes(spans: Spans, code: Integers, count: int) -> Integers:
 
 
 def _number(
-    shape: tuple[int, ...], spans: Spans, count: int, owner: Integers, components: Integers | None, minimum: int
+    inner: Bytes, spans: Spans, count: int, owner: Integers, components: Integers | None, minimum: int, peak: int
 ) -> Components:
-    """Number the owners of spans that are large enough by their first pixels, and paint them."""
+    """Number the owners that are large enough and hold a pixel of `inner` above `peak` (0: any) by their first pixels,
+    and paint them."""
+    shape = inner.shape
     position = spans.row * shape[1] + spans.start
     area = np.bincount(owner, weights=spans.length, minlength=count).astype(np.int64)
     first = np.full(count, np.iinfo(np.int64).max)
     np.minimum.at(first, owner, position)
-    kept = np.flatnonzero(area >= max(minimum, 1))
+    large = area >= max(minimum, 1)
+    kept = np.flatnonzero(large & _exceeds(inner, spans, owner, count, peak) if peak else large)
     kept = kept[np.argsort(first[kept])]
     number = np.zeros(count, np.uint32)
     number[kept] = np.arange(1, kept.size + 1)
@@ -266,3 +277,12 @@ def _number(
     box = _boxes(spans, value.astype(np.int64) - 1, kept.size)
     component = kept if components is None else components[kept]
     return Components(labels, component, box, area[kept], np.stack(np.divmod(first[kept], shape[1]), axis=1))
+
+
+def _exceeds(inner: Bytes, spans: Spans, owner: Integers, count: int, least: int) -> NDArray[np.bool_]:
+    """Which owners hold a pixel above `least`."""
+    found = np.zeros(count, bool)
+    if owner.size:
+        above = inner.ravel().take(spans.pixels(inner.shape[1])) > least
+        found[owner[np.logical_or.reduceat(above, np.cumsum(spans.length) - spans.length)]] = True
+    return found

@@ -59,26 +59,37 @@ def separate(probabilities: Pixels, mask: np.ndarray, seed: float, border: float
 
 
 def decode_volume(
-    probabilities: Pixels, foreground: float, seed: float, border: float, minimum_seed: int, minimum: int
+    probabilities: Pixels,
+    foreground: float,
+    seed: float,
+    border: float,
+    minimum_seed: int,
+    minimum: int,
+    peak: float = 0.0,
 ) -> Labels:
     """Probabilities `(K, Z, Y, X)` to instances, numbered in raster order of their first voxel, of `minimum` voxels.
 
-    Without a channel for the border, instances are the components of the foreground by faces.
+    Those whose last channel nowhere exceeds `peak` are left out (0: none are). Without a channel for the border,
+    instances are the components of the foreground by faces.
 
     >>> decode_volume(np.array([[[[0.9, 0.9, 0.1, 0.9]]]], np.float32), 0.5, 0.5, 1.0, 1, 2).tolist()
     [[[1, 1, 0, 0]]]
     """
     mask = probabilities[0] > foreground
     if len(probabilities) == 1:
-        return _number(np.asarray(ndimage.label(mask)[0], np.uint32), minimum)
-    return _number(separate(probabilities, mask, seed, border, minimum_seed), minimum)
+        labels = np.asarray(ndimage.label(mask)[0], np.uint32)
+    else:
+        labels = separate(probabilities, mask, seed, border, minimum_seed)
+    return _number(labels, minimum, probabilities[-1], peak)
 
 
-def _number(labels: Labels, minimum: int) -> Labels:
-    """Objects of at least `minimum` voxels, numbered anew."""
+def _number(labels: Labels, minimum: int, inner: Pixels, peak: float) -> Labels:
+    """Objects of at least `minimum` voxels, one of which exceeds `peak` in `inner` (0: any does), numbered anew."""
     flat = labels.ravel()
     size = np.bincount(flat)
     kept = size >= max(minimum, 1)
+    if peak:
+        kept &= np.bincount(flat, weights=inner.ravel() > peak, minlength=size.size) > 0
     kept[:1] = False
     first = np.zeros(len(size), np.int64)
     first[flat[::-1]] = np.arange(flat.size)[::-1]  # of many assignments the last one stays: the first voxel

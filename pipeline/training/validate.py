@@ -111,6 +111,7 @@ _GRID: dict[str, tuple[float, ...]] = {
     "border": (0.0, 0.25, 0.5, 0.75, 1.0),
     "minimum_area": (5, 10, 15, 20, 30, 45),
     "minimum_seed": (1, 3, 6, 10, 15, 20),
+    "peak": (0.0, 0.3, 0.4, 0.5, 0.6, 0.7),
 }
 
 
@@ -123,7 +124,9 @@ def tune_thresholds(found: Sequence[Answer], target: Target, watch: Watch = unwa
     """Thresholds with the best Data Science Bowl score on `found`: coordinate ascent from the defaults, two rounds."""
     best = Thresholds()
     value = score_at(found, target, best)
-    names = [name for name in _GRID if not isinstance(target, MaskTarget) or name in ("foreground", "minimum_area")]
+    names = [
+        name for name in _GRID if not isinstance(target, MaskTarget) or name in ("foreground", "minimum_area", "peak")
+    ]
     for step, name in enumerate(names * 2):
         for choice in _GRID[name]:
             changed: dict[str, Any] = {name: choice}

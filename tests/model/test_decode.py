@@ -1,5 +1,7 @@
 """Decoding: what belongs together, where it is cut, and that only a component's own pixels say so."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ RULES = (
     Thresholds(minimum_area=1, minimum_seed=1),
     Thresholds(foreground=0.45, seed=0.2, border=0.5, minimum_area=6, minimum_seed=2),
     Thresholds(foreground=0.55, seed=0.1, border=1.75, minimum_area=3, minimum_seed=1),
+    Thresholds(foreground=0.45, seed=0.2, border=0.5, minimum_area=1, minimum_seed=2, peak=0.6),
 )
 
 
@@ -53,7 +56,9 @@ def test_a_component_is_decoded_from_its_own_pixels_alone(
     for component in np.unique(whole.component):
         boxes = whole.box[whole.component == component]
         inside = np.isin(whole.labels, np.flatnonzero(whole.component == component) + 1)
-        if isinstance(target, MaskTarget) or rules.minimum_area == 1:  # else parts of it may have been dropped
+        if isinstance(target, MaskTarget) or (
+            rules.minimum_area == 1 and not rules.peak
+        ):  # else parts of it may have been dropped
             assert label_components(inside, connectivity=1).max() == 1
         reach = component_box(planes, target, rules, boxes)
         low = np.maximum(reach[:2] - MARGIN, 0)
@@ -91,8 +96,10 @@ def component_box(planes: np.ndarray, target: Target, rules: Thresholds, boxes: 
 def test_what_is_said_of_objects_is_what_the_labels_show(
     seed: int, steps: int, target: Target, rules: Thresholds
 ) -> None:
-    """Area, box, first pixel, order and pieces, each counted in the labels."""
-    found = decode_components(field(seed, (30, 41), 1.2, steps), target, rules)
+    """Area, box, first pixel, order and pieces, each counted in the labels; and the largest value, where it matters."""
+    planes = field(seed, (30, 41), 1.2, steps)
+    inner = planes[2] if isinstance(target, SeparatedTarget) else planes[0]
+    found = decode_components(planes if isinstance(target, SeparatedTarget) else planes[:2], target, rules)
     assert found.labels.dtype == np.uint32 and found.labels.max() == len(found.area)
     assert np.unique(found.labels).size - (found.labels == 0).any() == len(found.area)
     for number in range(1, len(found.area) + 1):
@@ -100,6 +107,7 @@ def test_what_is_said_of_objects_is_what_the_labels_show(
         assert found.area[number - 1] == len(at) >= rules.minimum_area
         assert found.box[number - 1].tolist() == [*at.min(axis=0), *(at.max(axis=0) + 1)]
         assert found.first[number - 1].tolist() == at[0].tolist()
+        assert not rules.peak or inner[tuple(at.T)].max() > rules.peak * FULL
         assert label_components(found.labels == number, connectivity=1).max() == 1
     assert (np.diff(found.first[:, 0] * 41 + found.first[:, 1]) > 0).all()
 
@@ -182,3 +190,25 @@ def test_how_probabilities_lie_in_memory_does_not_matter(target: Target) -> None
     assert not turned.flags.c_contiguous
     assert np.array_equal(decode_components(turned, target, Thresholds()).labels, found)
     assert (found[15, 20] > 0) == (not isinstance(target, MaskTarget))
+
+
+@given(st.integers(0, 10_000), st.sampled_from([5, 255]), st.sampled_from(TARGETS))
+@settings(max_examples=40, deadline=None)
+def test_objects_without_a_peak_are_left_out(seed: int, steps: int, target: Target) -> None:
+    """All others stay as they were, pixel by pixel."""
+    planes = field(seed, (30, 41), 1.2, steps)[: 3 if isinstance(target, SeparatedTarget) else 2]
+    rules = Thresholds(foreground=0.4, seed=0.2, border=0.5, minimum_area=1, minimum_seed=1)
+    every, sure = (decode(planes, target, replace(rules, peak=peak)) for peak in (0.0, 0.6))
+    low = [n for n in np.unique(every[every > 0]) if planes[-1 if len(planes) > 2 else 0][every == n].max() <= 153]
+    np.testing.assert_array_equal(sure > 0, (every > 0) & ~np.isin(every, low))
+    assert len({*zip(sure.ravel(), np.where(sure, every, 0).ravel(), strict=True)}) == sure.max() + (sure == 0).any()
+
+
+def test_a_peak_is_asked_of_objects_in_volumes_too() -> None:
+    """0.9 is above .6, .5 is not; with 0, none is asked for, even where nothing was seen."""
+    volume = np.zeros((3, 1, 1, 7), np.float32)
+    volume[0, 0, 0] = [0.9, 0.9, 0, 0.9, 0.9, 0, 0.9]
+    volume[2, 0, 0] = [0.2, 0.9, 0, 0.5, 0.5, 0, 0.0]
+    rules = Thresholds(minimum_area=1, minimum_seed=1)
+    assert decode(volume, SeparatedTarget(), rules)[0, 0].tolist() == [1, 1, 0, 2, 2, 0, 3]
+    assert decode(volume, SeparatedTarget(), replace(rules, peak=0.6))[0, 0].tolist() == [1, 1, 0, 0, 0, 0, 0]
