@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.config import ClassesTarget, MaskTarget, TrainConfig
+from pipeline.config import ClassesTarget, TrainConfig
 from pipeline.data.files import atomic_write
-from pipeline.model.targets import Thresholds, decode, encode
+from pipeline.model.targets import decode, encode
 from pipeline.results.class_pictures import class_sample
 from pipeline.results.pictures import Picture, png, titled, training_sample
 from pipeline.training.dataset import Example
 from pipeline.training.train import Training
-from pipeline.training.validate import WINDOW, Answer, answers
+from pipeline.training.validate import WINDOW, Answer, answers, usual_thresholds
 from pipeline.types import Geometry, Image, Labels
 
 GIF = "epochs.gif"
@@ -61,8 +61,7 @@ class Film:
         answer: Answer = next(
             answers(network, [self.example], config, self.training.loss, self.training.device, WINDOW)
         )
-        thresholds = Thresholds(minimum_area=1) if isinstance(config.target, MaskTarget) else Thresholds()
-        predicted = decode(answer.probabilities, config.target, thresholds)
+        predicted = decode(answer.probabilities, config.target, usual_thresholds(config.target))
         (self.out / "epochs").mkdir(exist_ok=True)
         frame = titled(show_example(answer.example, predicted, config, side=240), f"epoch {epoch}")
         atomic_write(self.out / "epochs" / f"{epoch:05d}.png", png(frame))

@@ -18,10 +18,9 @@ import torch
 from torch import Tensor, nn
 
 import unet
-from pipeline.config import MaskTarget, TrainConfig, exclusive
+from pipeline.config import TrainConfig, exclusive
 from pipeline.errors import TrainingError
 from pipeline.model.bundle import ModelRecord
-from pipeline.model.targets import Thresholds
 from pipeline.training.answer_shape import check_answer
 from pipeline.training.batched import ResidentLoader
 from pipeline.training.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -31,7 +30,7 @@ from pipeline.training.loader import EpochLoader, load_for
 from pipeline.training.optimise import Stand, build_optimiser, learning_rate
 from pipeline.training.precision import choose_precision
 from pipeline.training.pretrained import start_from
-from pipeline.training.validate import score_name, validate
+from pipeline.training.validate import score_name, usual_thresholds, validate
 from pipeline.types import Event, Watch, unwatched
 from unet.losses import Loss, build_loss
 
@@ -221,7 +220,7 @@ def run_training(
     """Train until the epochs, the patience or the time are used up, one result an epoch, a checkpoint after each."""
     config, progress = training.config, training.progress
     loader = load_for(training.device, build_dataset(examples, config), config.batch_size)
-    thresholds = Thresholds(minimum_area=1) if isinstance(config.target, MaskTarget) else Thresholds()
+    thresholds = usual_thresholds(config.target)
     training.started, reserve = time.perf_counter(), 0.0
     while not _out_of_time(training, reserve) and (not phase_over(training) or _next_phase(training)):
         start = time.perf_counter()
