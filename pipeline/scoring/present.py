@@ -67,7 +67,7 @@ def _groups(groups: Mapping[str, Any], width: int) -> list[str]:
 
 def _found(scores: Mapping[str, Any]) -> str:
     """What became of the true objects, and what was found where there is none, at IoU .5."""
-    lost = {kind: scores[kind] for kind in ERRORS}
+    lost = {kind: scores[f"objects_{kind}"] for kind in ERRORS}
     extra, found = lost.pop("extra"), scores["objects_true"] - sum(lost.values())
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in lost.items())
     return f"of {scores['objects_true']:,} objects {found:,} found at IoU .5, {kinds}; {extra:,} extra"

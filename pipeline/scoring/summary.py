@@ -3,7 +3,7 @@
 Detection scores without a suffix (`ap50`, `ap75`, `precision50`, `recall50`, `f1_50`, `pq`) and `*_pooled` are ratios
 of counts pooled over the images; `*_mean`, `map` and `aji` are means over images (a single object predicted over a
 whole image would swamp a pooled AJI). `count_error` is the mean of |predicted - true| objects an image, `count_bias`
-that of predicted - true. `merged`, `split`, `missed`, `inexact` and `extra` count objects by what went wrong with them.
+that of predicted - true. `objects_merged`, `_split`, `_missed`, `_inexact` and `_extra` say what went wrong (`Scores`).
 
 Intervals (`*_low`, `*_high`) are the middle 95 % of resamples of whole images, or of whole groups where groups are
 given: images of one slide or patient are no independent draws.
@@ -69,7 +69,7 @@ ROW_NUMBERS: Mapping[str, Callable[[Scores], float]] = {
     "f1_50": lambda s: s.f1(0.5),
     "pq": lambda s: s.pq,
     "aji": lambda s: s.aji,
-    **{kind: attrgetter(kind) for kind in ERRORS},
+    **{f"objects_{kind}": attrgetter(kind) for kind in ERRORS},
 }
 
 
@@ -199,7 +199,7 @@ def _section(table: _Table, units: NDArray[np.int64], bootstrap: int, seed: int)
         "objects_predicted": int(table.counts[:, 1].sum()),
         "both_empty": int((table.counts[:, 0] + table.counts[:, 1] == 0).sum()),
     }
-    section |= {kind: int(table.counts[:, i - len(ERRORS)].sum()) for i, kind in enumerate(ERRORS)}
+    section |= {f"objects_{kind}": int(table.counts[:, i - len(ERRORS)].sum()) for i, kind in enumerate(ERRORS)}
     for name in NAMES:
         section[name] = _round(values[name][0])
         low, high = np.percentile(drawn[name], _COVER) if drawn else (None, None)

@@ -38,6 +38,7 @@ def test_means_and_pooled_numbers_by_hand():
     assert (numbers["f1_50"], numbers["precision50"], numbers["recall50"]) == (0.4, 1, 0.25)
     assert (numbers["count_error"], numbers["count_bias"]) == (1.5, -1.5)
     assert (numbers["images"], numbers["objects_true"], numbers["objects_predicted"]) == (2, 4, 1)
+    assert (numbers["objects_missed"], numbers["objects_merged"], numbers["objects_extra"]) == (3, 0, 0)
     assert numbers["curve"]["ap"] == [0.25] * 10
 
 
