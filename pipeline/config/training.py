@@ -173,11 +173,15 @@ class RandomFraction(Strict):
 
 
 class EarlyStopping(Strict):
-    """Stop after `patience` epochs without a better `watch`, never before `minimum_epochs`."""
+    """Stop after `patience` epochs without a better `watch`, never before `minimum_epochs`; the best epoch is kept.
+
+    With `last` every epoch counts as better: all are trained and the last is kept, which is what a schedule that ends
+    near 0 leads to and what a small validation set, one epoch being lucky, cannot spoil (nnU-Net keeps it, too).
+    """
 
     patience: PositiveInt = 30
     minimum_epochs: NonNegativeInt = 10
-    watch: Literal["score", "loss"] = "score"
+    watch: Literal["score", "loss", "last"] = "score"
 
 
 class Phase(Strict):

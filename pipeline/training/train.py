@@ -229,8 +229,8 @@ def run_training(
         metrics |= validate(network, validation, config, thresholds, training.loss, training.device)
         reserve = time.perf_counter() - start - metrics["train_seconds"]
         metrics["epoch_seconds"] = time.perf_counter() - start
-        score = metrics[score_name(config.target)] if config.stopping.watch == "score" else -metrics["val_loss"]
-        better = score > progress.best
+        score = -metrics["val_loss"] if config.stopping.watch == "loss" else metrics[score_name(config.target)]
+        better = score > progress.best or config.stopping.watch == "last"
         if better:
             progress.best, progress.best_epoch = score, progress.epoch
             training.best = {name: t.detach().cpu().clone() for name, t in network.state_dict().items()}
