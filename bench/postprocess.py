@@ -39,7 +39,7 @@ from pipeline.types import Array, Geometry, Image, Labels, Pixels
 
 SIDE = 2048
 COVER = {"dense": 0.35, "sparse": 0.04}
-RULES = Thresholds(foreground=0.5, seed=0.3, border=0.5, minimum_area=30, minimum_seed=6)
+RULES = Thresholds(foreground=0.5, seed=0.3, border=0.5, minimum_area=30, minimum_seed=6, peak=0.6)
 COLUMNS = ("label", "centroid", "bbox", "area", "intensity_mean", "intensity_min", "intensity_max", "perimeter")
 SHAPES = ("axis_major_length", "axis_minor_length", "equivalent_diameter_area", "eccentricity", "orientation")
 PROPERTIES = (*COLUMNS, *SHAPES, "solidity")
