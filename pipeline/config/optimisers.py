@@ -1,8 +1,8 @@
-"""Optimisers and schedules of the learning rate."""
+"""Optimisers, schedules of the learning rate, and when a training ends."""
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.config.strict import Fraction, Strict
 
@@ -77,3 +77,36 @@ class Polynomial(Strict):
 
 OptimiserConfig = Annotated[AdamW | Adam | SGD | RMSprop, Field(discriminator="kind")]
 ScheduleConfig = Annotated[Cosine | Constant | Step | Plateau | Polynomial, Field(discriminator="kind")]
+
+
+class EarlyStopping(Strict):
+    """Stop after `patience` epochs without a better `watch`, never before `minimum_epochs`; the best epoch is kept.
+
+    With `last` every epoch counts as better: all are trained and the last is kept, which is what a schedule that ends
+    near 0 leads to and what a small validation set, one epoch being lucky, cannot spoil (nnU-Net keeps it, too).
+    """
+
+    patience: PositiveInt = 30
+    minimum_epochs: NonNegativeInt = 10
+    watch: Literal["score", "loss", "last"] = "score"
+
+    @model_validator(mode="after")
+    def _there_is_something_to_wait_for(self) -> "EarlyStopping":
+        if self.watch == "last" and self != EarlyStopping.model_construct(watch="last"):
+            raise ValueError("patience and minimum_epochs mean nothing with watch: last; every epoch is trained")
+        return self
+
+
+class Phase(Strict):
+    """A part of a training with a rate of its own; it begins with the best weights of the one before.
+
+    `freeze` and `unfreeze` are patterns of parameters' names (`features.*`), applied in this order on top of what was
+    frozen before. It ends after `epochs`, or after `patience` epochs without a better score, `minimum_epochs` at least.
+    """
+
+    epochs: PositiveInt
+    lr: PositiveFloat
+    freeze: tuple[str, ...] = ()
+    unfreeze: tuple[str, ...] = ()
+    patience: PositiveInt = 30
+    minimum_epochs: NonNegativeInt = 0

@@ -18,7 +18,7 @@ from pipeline.config.classes import (
 )
 from pipeline.config.losses import DiceBCE, LossConfig
 from pipeline.config.networks import NucleiUNet, SingleNetwork
-from pipeline.config.optimisers import AdamW, Cosine, OptimiserConfig, ScheduleConfig
+from pipeline.config.optimisers import AdamW, Cosine, EarlyStopping, OptimiserConfig, Phase, ScheduleConfig
 from pipeline.config.strict import Fraction, Strict
 
 
@@ -170,33 +170,6 @@ class RandomFraction(Strict):
     kind: Literal["random_fraction"] = "random_fraction"
     fraction: Fraction = 0.2
     seed: int = 42
-
-
-class EarlyStopping(Strict):
-    """Stop after `patience` epochs without a better `watch`, never before `minimum_epochs`; the best epoch is kept.
-
-    With `last` every epoch counts as better: all are trained and the last is kept, which is what a schedule that ends
-    near 0 leads to and what a small validation set, one epoch being lucky, cannot spoil (nnU-Net keeps it, too).
-    """
-
-    patience: PositiveInt = 30
-    minimum_epochs: NonNegativeInt = 10
-    watch: Literal["score", "loss", "last"] = "score"
-
-
-class Phase(Strict):
-    """A part of a training with a rate of its own; it begins with the best weights of the one before.
-
-    `freeze` and `unfreeze` are patterns of parameters' names (`features.*`), applied in this order on top of what was
-    frozen before. It ends after `epochs`, or after `patience` epochs without a better score, `minimum_epochs` at least.
-    """
-
-    epochs: PositiveInt
-    lr: PositiveFloat
-    freeze: tuple[str, ...] = ()
-    unfreeze: tuple[str, ...] = ()
-    patience: PositiveInt = 30
-    minimum_epochs: NonNegativeInt = 0
 
 
 class TrainConfig(Strict):

@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from monai.transforms.transform import MapTransform, Randomizable
@@ -48,12 +49,12 @@ class _Drawn:
 
 
 class BatchAugmentd(Randomizable, MapTransform):
-    """`{"image": (N,) numbers of images, "label": (N,) seeds}` to a batch: `image` `(N, C, Y, X)` float32 and `target`
-    `(N, K, Y, X)`, both on `device`. `data` is the data set whose images these are, and whose transforms draw.
+    """`{"index": (N,) numbers of images, "seed": (N,) of samples}` to a batch: `image` `(N, C, Y, X)` float32 and
+    `target` `(N, K, Y, X)`, both on `device`. `data` is the data set whose images these are, and whose transforms draw.
     """
 
     def __init__(self, data: CropDataset, device: str | torch.device) -> None:
-        MapTransform.__init__(self, ("image", "label"))
+        MapTransform.__init__(self, ("index", "seed"))
         self.data, self.device = data, torch.device(device)
         self.by = {type(change): change for change in data.transform.transforms}
         self.size: int = self.by[RandWarpCropd].size
@@ -63,9 +64,8 @@ class BatchAugmentd(Randomizable, MapTransform):
         self.shapes = torch.from_numpy(shapes).to(self.device)
         areas = shapes.prod(axis=1)
         self.starts = torch.from_numpy(np.cumsum(areas) - areas).to(self.device)
-        kind = np.uint8 if all(image.dtype == np.uint8 for image in data.images) else np.float32
         flat = [np.broadcast_to(i, (*i.shape[:2], self.channels)).reshape(-1, self.channels) for i in data.images]
-        self.pixels = torch.from_numpy(np.concatenate(flat).T.astype(kind, order="C")).to(self.device)
+        self.pixels = torch.from_numpy(np.concatenate(flat).T.astype(_kept_as(data), order="C")).to(self.device)
         labels = np.concatenate([label.ravel() for label in data.labels])
         self.labels = torch.from_numpy(labels.astype(np.int32)).to(self.device)
         preparations = [example.preparation for example in data.examples]
@@ -87,8 +87,8 @@ class BatchAugmentd(Randomizable, MapTransform):
     def bytes_needed(data: CropDataset) -> int:
         """Of the accelerator's memory, for all images."""
         channels = next(change.channels for change in data.transform.transforms if isinstance(change, ChannelsFirst))
-        wide = 1 if all(image.dtype == np.uint8 for image in data.images) else 4
-        return sum(label.size * (channels * wide + 4) for label in data.labels)
+        wide, number = _kept_as(data).itemsize, np.dtype(np.int32).itemsize
+        return sum(label.size * (channels * wide + number) for label in data.labels)
 
     def randomize(self, data: tuple[int, int]) -> None:
         """Draw the sample `(image, seed)` as the data set's own transforms do."""
@@ -124,7 +124,7 @@ class BatchAugmentd(Randomizable, MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         drawn = []
-        for image, seed in zip(data["image"], data["label"], strict=True):
+        for image, seed in zip(data["index"], data["seed"], strict=True):
             self.randomize((int(image), int(seed)))
             drawn.append(self.drawn)
         which = torch.tensor([each.image for each in drawn], device=self.device)
@@ -195,6 +195,11 @@ class BatchAugmentd(Randomizable, MapTransform):
         return image
 
 
+def _kept_as(data: CropDataset) -> np.dtype[Any]:
+    """What the pixels are kept as: bytes where all images are."""
+    return np.dtype(np.uint8 if all(image.dtype == np.uint8 for image in data.images) else np.float32)
+
+
 def _mirrored(at: Tensor, side: Tensor) -> Tensor:
     """dcba|abcd|dcba.
 
@@ -218,10 +223,9 @@ def filling(scale: Sequence[float]) -> np.ndarray:
 
 
 def gaussian(sigma: float) -> np.ndarray:
-    """The kernel that OpenCV blurs float images with: 1 in all, of odd length."""
+    """The kernel that `cv2.GaussianBlur` takes for float images: 1 in all, of odd length."""
     reach = int(np.rint(sigma * 8 + 1)) // 2
-    kernel: np.ndarray = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
-    return np.asarray(kernel / kernel.sum())
+    return np.asarray(cv2.getGaussianKernel(2 * reach + 1, sigma)[:, 0])
 
 
 class ResidentLoader:
@@ -239,5 +243,5 @@ class ResidentLoader:
         self.data.start_epoch(number)
         for start in range(0, len(self.data), self.batch_size):
             part = np.s_[start : start + self.batch_size]
-            made = self.augment({"image": self.data.chosen[part], "label": self.data.seeds[part]})
+            made = self.augment({"index": self.data.chosen[part], "seed": self.data.seeds[part]})
             yield {"image": made["image"], "target": made["target"]}

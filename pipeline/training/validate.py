@@ -117,7 +117,7 @@ _GRID: dict[str, tuple[float, ...]] = {
 
 def usual_thresholds(target: Target) -> Thresholds:
     """What epochs are scored with, and where tuning begins: about what it comes to for nuclei. (With seeds of .5, the
-    best of 24 epochs seemed to be the tenth; tuned, the last one was 0.006 of map better.)
+    best of 24 epochs seemed to be the tenth; tuned, the last one was 0.004 of map better.)
     """
     if isinstance(target, MaskTarget):
         return Thresholds(minimum_area=1)

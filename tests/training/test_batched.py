@@ -175,16 +175,20 @@ def exact_distance(labels: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("sigma", [0.3, 0.7, 1.5])
 def test_the_blur_is_opencvs(sigma: float) -> None:
-    """Its kernel, of its length."""
-    length = 2 * (int(np.rint(sigma * 8 + 1)) // 2) + 1
-    np.testing.assert_allclose(gaussian(sigma), cv2.getGaussianKernel(length, sigma)[:, 0], atol=1e-7)
+    """What it makes of a line, one pixel wide."""
+    line = np.zeros((9, 41), np.float32)
+    line[:, 20] = 1
+    profile, kernel = cv2.GaussianBlur(line, (0, 0), sigma)[4], gaussian(sigma)
+    reach = len(kernel) // 2
+    np.testing.assert_allclose(profile[20 - reach : 21 + reach], kernel, atol=1e-6)
+    assert profile[: 20 - reach].max() == 0
 
 
 def test_it_is_a_monai_transform() -> None:
     """Dictionary in, dictionary out, drawing by `randomize`."""
     change = BatchAugmentd(data(config(FREE)), "cpu")
     assert isinstance(change, MapTransform) and isinstance(change, Randomizable)
-    batch = change({"image": np.array([2, 0]), "label": np.array([5, 6])})
+    batch = change({"index": np.array([2, 0]), "seed": np.array([5, 6])})
     assert set(batch) == {"image", "target"} and len(batch["image"]) == 2
 
 
@@ -221,6 +225,8 @@ def test_a_gpu_makes_its_crops_where_it_can(
 @pytest.mark.gpu
 def test_on_a_gpu_they_are_what_they_are_on_a_cpu() -> None:
     """The loader that a training there has, but for the values of noise; again the same."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
     crops = data(config(FREE))
     made = load_for("cuda", crops, 40)
     assert isinstance(made, ResidentLoader)

@@ -210,8 +210,10 @@ def test_tuned_thresholds_are_no_worse_than_the_usual(tmp_path: Path) -> None:
 
 
 def test_the_last_epoch_is_kept_where_the_config_says_so(tmp_path: Path) -> None:
-    """However the scores go, and no patience ends the training: a rate that makes nothing better, and patience 1."""
-    stopping = EarlyStopping(patience=1, minimum_epochs=0, watch="last")
+    """However the scores go: a rate that makes nothing better. Patience, which would not be asked, is refused."""
+    with pytest.raises(ValueError, match="patience and minimum_epochs mean nothing"):
+        EarlyStopping(patience=1, watch="last")
+    stopping = EarlyStopping(watch="last")
     still = CONFIG.optimiser.model_copy(update={"lr": 1e-12})
     training = train(tmp_path, CONFIG.model_copy(update={"stopping": stopping, "optimiser": still, "epochs": 4}))
     assert training.progress.epoch == 4 and training.progress.best_epoch == 3
