@@ -34,9 +34,11 @@ from pipeline.inference.quantise import calibrate
 from pipeline.model.bundle import ModelRecord, TrainedModel, describe_network, find_model, load_model
 from pipeline.model.prepare import fit
 from pipeline.types import Array
+from unet.folding import processor_has_bfloat16
 
 WINDOW = 256
 AS_IT_COMES = ", as it comes"  # shown beside it, from one run
+IN_FLOATS = ("torch", *(["torch-bfloat16"] if processor_has_bfloat16() else []), "openvino")
 MODES = ((0.25, "constant"), (0.5, "gaussian"))
 
 
@@ -140,8 +142,8 @@ def logits_instead() -> Iterator[None]:
 
 
 def engines(model: TrainedModel, threads: int, pixels: Array) -> dict[str, Engine]:
-    """torch, OpenVINO, and OpenVINO in int8: the shipped file, or one calibrated here where none belongs to it."""
-    found = {name: make_engine(model, "cpu", name, threads) for name in ("torch", "openvino")}
+    """Torch, OpenVINO, and OpenVINO in int8: the shipped file, or one calibrated here where none belongs to it."""
+    found = {name: make_engine(model, "cpu", name, threads) for name in IN_FLOATS}
     if int8_file(model).is_file():
         found["openvino-int8"] = make_engine(model, "cpu", "openvino-int8", threads)
     else:
@@ -162,7 +164,7 @@ def errors(model: TrainedModel, threads: int, pixels: Array, whole: Array) -> di
     preparation = fit(pixels, model.record.prepare, stride=model.record.stride)
     found = {}
     with logits_instead():
-        for name in ("torch", "openvino"):
+        for name in IN_FLOATS:
             engine = make_engine(replace(model, digest=f"{model.digest[:12]}-log"), "cpu", name, threads)
             found[name] = error(predict(engine, *on_grid(pixels, preparation), core=1024), whole)
     return found

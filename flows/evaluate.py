@@ -9,7 +9,7 @@ from prefect.states import Completed
 from flows.artifacts import ShowProgress, show_numbers
 from flows.folders import absolute
 from flows.names import headline
-from pipeline.config import EvaluateConfig, build_config
+from pipeline.config import EngineName, EvaluateConfig, build_config
 from pipeline.runs.evaluate_model import evaluate_model
 
 
@@ -27,7 +27,7 @@ def evaluate_model_flow(
     series: str = "",
     time: int | None = None,
     device: str = "auto",
-    engine: Literal["auto", "torch", "openvino", "openvino-int8"] = "auto",
+    engine: EngineName = "auto",
     threads: int | None = None,
     skip: bool = True,
     whole_megapixels: float = 64.0,
@@ -49,7 +49,7 @@ def evaluate_model_flow(
         series: Number or name of the image to take where files hold several (scenes, positions).
         time: Which time point to take where there are several, counted from 0.
         device: auto, cpu, cuda, cuda:1, mps, or cuda:0,cuda:1 to share the work.
-        engine: What runs the network on a CPU; auto is OpenVINO where it is installed, else torch.
+        engine: What runs the network on a CPU; auto is OpenVINO in float32 where it is installed, else torch.
         threads: Threads of the CPU that predict; None takes as many as there are.
         skip: Leave background out, where the model says how to know it.
         whole_megapixels: Refuse images that would be magnified beyond this: nothing is streamed here.

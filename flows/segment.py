@@ -11,7 +11,7 @@ from flows.artifacts import ShowProgress, show_failures, show_link, show_numbers
 from flows.chunks import submit_chunks
 from flows.folders import absolute
 from flows.states import final_state
-from pipeline.config import SegmentConfig, build_config
+from pipeline.config import EngineName, SegmentConfig, build_config
 from pipeline.errors import EmptyError
 from pipeline.runs.segment_folder import SegmentSummary, segment_folder
 
@@ -65,7 +65,7 @@ def segment_folder_flow(
     force: bool = False,
     geojson: bool = False,
     device: str = "auto",
-    engine: Literal["auto", "torch", "openvino", "openvino-int8"] = "auto",
+    engine: EngineName = "auto",
     threads: int | None = None,
     skip: bool = True,
     max_failed_fraction: float = 0.2,
@@ -101,7 +101,7 @@ def segment_folder_flow(
         force: Do everything again, also what is done already.
         geojson: Write outlines for QuPath beside the label images.
         device: auto, cpu, cuda, cuda:1, mps, or cuda:0,cuda:1 to share the work.
-        engine: What runs the network on a CPU; auto is OpenVINO where it is installed, else torch.
+        engine: What runs the network on a CPU; auto is OpenVINO in float32 where it is installed, else torch.
         threads: Threads of the CPU that predict; None takes as many as there are.
         skip: Leave background out, where the model says how to know it.
         max_failed_fraction: The run itself fails when more than this part of the images failed (0 to 1).

@@ -7,6 +7,7 @@ of threads between that and a matrix product, and the two differ in the last bit
 
 import copy
 import functools
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, fx, nn
@@ -46,6 +47,12 @@ def can_fuse() -> bool:
     except (AttributeError, RuntimeError):
         return False
     return True
+
+
+def processor_has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 itself (AVX512-BF16, AMX); older versions of torch do not say."""
+    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def _replace(graph: fx.GraphModule, node: fx.Node, module: nn.Module) -> None:

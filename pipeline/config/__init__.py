@@ -9,7 +9,7 @@ from pipeline.config.classes import (
     ZScore,
     colours_of,
 )
-from pipeline.config.jobs import EvaluateConfig, ImageOptions, IngestConfig, SegmentConfig
+from pipeline.config.jobs import EngineName, EvaluateConfig, ImageOptions, IngestConfig, SegmentConfig
 from pipeline.config.losses import (
     BCE,
     BorderWeighted,
@@ -105,6 +105,7 @@ __all__ = [
     "DynamicUNet",
     "EarlyStopping",
     "EfficientUNet",
+    "EngineName",
     "Ensemble",
     "EvaluateConfig",
     "FixedSize",

@@ -66,11 +66,14 @@ class ImageOptions(Strict):
         return float(self.diameter.removesuffix("um"))
 
 
+EngineName = Literal["auto", "torch", "torch-bfloat16", "openvino", "openvino-int8"]
+
+
 class EngineOptions(Strict):
     """What runs the network. Labels do not depend on it but for rounding, where engines differ."""
 
     device: str = "auto"  # cpu, cuda, cuda:1, mps, or several with commas that share the work
-    engine: Literal["auto", "torch", "openvino", "openvino-int8"] = "auto"
+    engine: EngineName = "auto"
     threads: PositiveInt | None = None  # of the CPU; None: as many as torch takes
     skip: bool = True  # leave background tiles out, where the model says how to know them
 

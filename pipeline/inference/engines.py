@@ -5,22 +5,23 @@ Within one engine the answer is the same, bit for bit, for every size of tile, n
 
 import importlib.util
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Protocol, get_args
 
 import torch
 
+from pipeline.config import EngineName
 from pipeline.errors import ModelError, UsageError
 from pipeline.inference.background import SkippingEngine
 from pipeline.inference.device_engine import DeviceEngine
 from pipeline.inference.openvino_engine import Int8Engine, OpenVinoEngine
 from pipeline.inference.shared_engine import SharedEngine
-from pipeline.inference.torch_engine import TorchEngine
+from pipeline.inference.torch_engine import Bfloat16Engine, TorchEngine
 from pipeline.model.bundle import TrainedModel
 from pipeline.model.halo import check_grid
 from pipeline.model.prepare import Preparation
 from pipeline.types import Array, Pixels
 
-ENGINES = ("auto", "torch", "openvino", "openvino-int8")
+ENGINES = get_args(EngineName)
 
 
 class Engine(Protocol):
@@ -100,6 +101,8 @@ def _on_device(model: TrainedModel, device: str, engine: str) -> DeviceEngine:
 def _on_cpu(model: TrainedModel, engine: str, threads: int) -> Engine:
     if engine == "openvino-int8":
         return Int8Engine(model, threads)
+    if engine == "torch-bfloat16":
+        return Bfloat16Engine(model, threads)
     if engine == "openvino":
         return OpenVinoEngine(model, threads)
     if engine == "auto" and model.record.halo is not None and importlib.util.find_spec("openvino") is not None:

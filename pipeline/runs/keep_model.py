@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.config import ClassesTarget, PatchSampling, TrainConfig
+from pipeline.config import ClassesTarget, PatchSampling, Target, TrainConfig
 from pipeline.data.files import atomic_write
 from pipeline.data.manifest import Manifest
 from pipeline.model.bundle import ModelRecord, VolumeRecord, describe_network, record_thresholds, save_model
@@ -76,12 +76,12 @@ def _pixel_size(examples: Sequence[Example], config: TrainConfig) -> float | Non
     return float(np.exp(np.log(sides).mean()).round(6))
 
 
-def _doubtful_below(found: Sequence[Answer], config: TrainConfig, thresholds: Thresholds) -> float:
+def choose_doubtful(found: Sequence[Answer], target: Target, thresholds: Thresholds) -> float:
     """The confidence under which validation images came out badly."""
     confidences, ap50 = [], []
     for answer in found:
-        labels = decode(answer.probabilities, config.target, thresholds)
-        confidences.append(confidence(labels, answer.probabilities, config.target).image)
+        labels = decode(answer.probabilities, target, thresholds)
+        confidences.append(confidence(labels, answer.probabilities, target).image)
         ap50.append(match(answer.truth, labels).ap(0.5))
     return round(doubtful_below(confidences, ap50), 4)
 
@@ -133,7 +133,9 @@ def keep_model(
         score = score_at(found, config.target, thresholds)
     elif config.tune_thresholds and not classes:
         thresholds, score = tune_thresholds(found, config.target, watch)
-    cut = base.confidence if base is not None else None if classes else _doubtful_below(found, config, thresholds)
+    cut = base.confidence if base is not None else None
+    if base is None and not classes:
+        cut = choose_doubtful(found, config.target, thresholds)
     stride, halo, volume = _grid(training.average.cpu(), config)
     record = ModelRecord(
         name=config.name,

@@ -1,12 +1,10 @@
 """A copy of a model that knows background: flat tiles are not predicted, as it was measured to find nothing there."""
 
-import json
-import shutil
 from pathlib import Path
 
 from pipeline.config import ClassesTarget
-from pipeline.data.files import atomic_write
-from pipeline.errors import ModelError, OutputError, UsageError
+from pipeline.errors import ModelError, UsageError
+from pipeline.runs.copy_model import copy_model, refuse_existing
 from pipeline.runs.find_model import find_any_model
 
 MARGIN = 0.1  # of probability below the threshold that the largest answer has to stay
@@ -23,7 +21,7 @@ def skip_background(name: str, out: Path, low: float, high: float, tolerance: fl
     """
     from pipeline.inference.background import foreground_of_flat
     from pipeline.inference.engines import make_engine
-    from pipeline.model.bundle import RECORD, FlatBackground, load_model
+    from pipeline.model.bundle import FlatBackground, load_model
 
     if not (low < high and 0 < tolerance <= high - low):
         came = f"{low:g}..{high:g} within {tolerance:g}"
@@ -34,8 +32,7 @@ def skip_background(name: str, out: Path, low: float, high: float, tolerance: fl
     if record.halo is None or record.volume is not None or isinstance(record.target, ClassesTarget):
         wanted = "one of objects in images whose tiles are exact"
         raise ModelError(f"skipping with {name}", "another kind of model", wanted, "use it as it is")
-    if out.exists():
-        raise OutputError(str(out), "something there already", "a new folder", "give another --out")
+    refuse_existing(out)
     rule = FlatBackground(low=low, high=high, tolerance=tolerance)
     side = -(-(_AROUND + 2 * record.halo) // record.stride) * record.stride
     engine = make_engine(model, "cpu", "torch")
@@ -43,9 +40,7 @@ def skip_background(name: str, out: Path, low: float, high: float, tolerance: fl
     if not most < limit:
         came, hint = f"{most:.3f} as the largest answer to flat tiles", "narrow the rule, or train with blank fields"
         raise ModelError(f"skipping with {name}", came, f"less than {limit:.3f}", hint)
-    shutil.copytree(folder, out, ignore=shutil.ignore_patterns("int8-*"))  # which belong to the other's digest
-    tree = json.loads((folder / RECORD).read_text(encoding="utf-8")) | {"background": rule.model_dump()}
-    atomic_write(out / RECORD, (json.dumps(tree, indent=2) + "\n").encode())
+    copy_model(folder, out, {"background": rule.model_dump()})
     return [
         f"largest answer to flat tiles {most:.3f}, threshold {model.thresholds.foreground:.3f}",
         f"kept      {out}",

@@ -1,9 +1,10 @@
 """What a network computes in while it learns: bfloat16 where the machine multiplies it natively, float32 elsewhere."""
 
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
+
+from unet.folding import processor_has_bfloat16
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -19,10 +20,4 @@ def choose_precision(wanted: Precision, device: str) -> torch.dtype:
         return torch.bfloat16 if wanted == "bfloat16" else torch.float32
     if device.startswith("cuda"):
         return torch.bfloat16
-    return torch.bfloat16 if device == "cpu" and _processor_has_bfloat16() else torch.float32
-
-
-def _processor_has_bfloat16() -> bool:
-    """Asked of torch, whose older versions do not say."""
-    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return torch.bfloat16 if device == "cpu" and processor_has_bfloat16() else torch.float32

@@ -126,10 +126,10 @@ def usual_thresholds(target: Target) -> Thresholds:
 
 def score_at(found: Sequence[Answer], target: Target, thresholds: Thresholds) -> float:
     """The mean Data Science Bowl score of `found` at these thresholds."""
-    return _scores_at(found, target, thresholds)[0]
+    return scores_at(found, target, thresholds)[0]
 
 
-def _scores_at(found: Sequence[Answer], target: Target, thresholds: Thresholds) -> tuple[float, float]:
+def scores_at(found: Sequence[Answer], target: Target, thresholds: Thresholds) -> tuple[float, float]:
     """The mean Data Science Bowl score, and the mean of it, AP@.5 and Dice."""
     each = [match(a.truth, decode(a.probabilities, target, thresholds)) for a in found]
     means = np.mean([(s.dsb_score, s.ap(0.5), s.dice) for s in each], axis=0)
@@ -142,7 +142,7 @@ def tune_thresholds(found: Sequence[Answer], target: Target, watch: Watch = unwa
     The score alone would give up objects and area for outlines. Coordinate ascent from the usual, two rounds.
     """
     best = usual_thresholds(target)
-    score, value = _scores_at(found, target, best)
+    score, value = scores_at(found, target, best)
     names = [
         name for name in _GRID if not isinstance(target, MaskTarget) or name in ("foreground", "minimum_area", "peak")
     ]
@@ -152,7 +152,7 @@ def tune_thresholds(found: Sequence[Answer], target: Target, watch: Watch = unwa
             candidate = replace(best, **changed)
             if candidate == best:
                 continue
-            reached, mean = _scores_at(found, target, candidate)
+            reached, mean = scores_at(found, target, candidate)
             if mean > value + 1e-4:
                 best, score, value = candidate, reached, mean
         watch(Event("tune", step + 1, 2 * len(names), {"map": score}))

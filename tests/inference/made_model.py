@@ -1,15 +1,22 @@
-"""A small model with drawn weights, and an image in memory. Not a test; the tests' stand-ins."""
+"""A small model with drawn weights, an image in memory, the engine that not every machine has. The tests' stand-ins."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 import unet
 from pipeline.config import NucleiUNet, PrepareConfig, SeparatedTarget
 from pipeline.model.bundle import ModelRecord, TrainedModel, describe_network
 from pipeline.types import Geometry, Image, Window
+from unet.folding import processor_has_bfloat16
+
+BFLOAT16 = pytest.param(
+    "torch-bfloat16",
+    marks=pytest.mark.skipif(not processor_has_bfloat16(), reason="no bfloat16 in this processor"),
+)
 
 
 def make_model(diameter: float | None = None, channels: int = 3) -> TrainedModel:

@@ -3,17 +3,20 @@
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
-from made_model import make_model
+from made_model import BFLOAT16, make_model
 
+from flows.options import ENGINE
+from pipeline.config import EngineName
 from pipeline.data.simulate import simulate_image
 from pipeline.errors import ModelError, UsageError
 from pipeline.inference import engines
 from pipeline.inference.engines import Engine, make_engine
-from pipeline.inference.forward import identity, on_grid
+from pipeline.inference.forward import identity, on_grid, precision_of
 from pipeline.inference.openvino_engine import OpenVinoEngine, import_openvino
 from pipeline.inference.predict import predict
 from pipeline.inference.torch_engine import TorchEngine
@@ -63,6 +66,29 @@ def test_raw_values_of_any_type_give_the_network_s_answer(model, image, name: st
     np.testing.assert_allclose(found, alone(model, image), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", [BFLOAT16])
+def test_bfloat16_is_the_network_s_answer_in_few_digits(model, image, name: str) -> None:
+    """Near the float32 answer, but not it; asked for by name alone."""
+    engine = make_engine(model, "cpu", name, 1)
+    preparation = fit(image, model.record.prepare, stride=model.record.stride)
+    found, wanted = predict(engine, *on_grid(image, preparation)), alone(model, image)
+    assert engine.name == name and precision_of(engine) == "bfloat16" and found.dtype == np.float32
+    assert 1e-5 < np.abs(found - wanted).max() < 0.05 * wanted.std() + 0.01
+    assert make_engine(model, "cpu", "auto", 1).name != name
+
+
+def test_bfloat16_is_refused_where_it_would_be_emulated(model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor without it."""
+    monkeypatch.setattr("pipeline.inference.torch_engine.processor_has_bfloat16", lambda: False)
+    with pytest.raises(UsageError, match="choose --engine torch"):
+        make_engine(model, "cpu", "torch-bfloat16")
+
+
+def test_the_command_line_offers_every_engine() -> None:
+    """In the order of the config's."""
+    assert tuple(ENGINE(lambda: None).__click_params__[0].type.choices) == get_args(EngineName)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_channel_without_values_is_the_mean_of_the_others(model, image, name: str) -> None:
     """Fluorescence saved as one colour of RGB: as `Preparation.normalise` has it; an image without any is all 0."""
@@ -86,7 +112,7 @@ def test_resized_and_padded_images_come_prepared(image) -> None:
     assert resized.shape == (3, 44, 60) and resized.dtype == np.float32 and how.scale == (1.0, 1.0, 1.0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, BFLOAT16])
 def test_threads_and_neighbours_do_not_show(model, image, name: str) -> None:
     """The same tile alone and among others of several sizes, with 1, 2 and 3 threads: the same bits, in order."""
     how = identity(3, (0, 0))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_model import Source, make_model
+from made_model import BFLOAT16, Source, make_model
 
 from pipeline.config import ImageOptions
 from pipeline.errors import ImageError, UsageError
@@ -29,7 +29,7 @@ def test_every_pixel_lies_in_exactly_one_core(h: int, w: int, core: int, halo: i
     assert (painted == 1).all()
 
 
-@pytest.mark.parametrize("name", ["torch", "openvino"])
+@pytest.mark.parametrize("name", ["torch", BFLOAT16, "openvino"])
 @pytest.mark.parametrize("core", [16, 32, 48, 80])
 def test_tiles_give_the_whole_image_answer(core: int, name: str) -> None:
     """Also at the image's edges, and bit for bit."""

@@ -102,9 +102,9 @@ def test_resume_refuses_other_bytes(tmp_path: Path) -> None:
 
 def test_resume_refuses_another_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`precision: auto` that came to bfloat16 does not go on in float32; a checkpoint that does not say goes on."""
-    monkeypatch.setattr("pipeline.training.precision._processor_has_bfloat16", lambda: True)
+    monkeypatch.setattr("pipeline.training.precision.processor_has_bfloat16", lambda: True)
     train(tmp_path, epochs=1)
-    monkeypatch.setattr("pipeline.training.precision._processor_has_bfloat16", lambda: False)
+    monkeypatch.setattr("pipeline.training.precision.processor_has_bfloat16", lambda: False)
     with pytest.raises(TrainingError, match="a training in bfloat16, wanted float32"):
         resume_training(start_training(CONFIG, "cpu"), tmp_path, "id")
     path = tmp_path / "checkpoint.json"

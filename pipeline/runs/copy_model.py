@@ -1,0 +1,26 @@
+"""A copy of a model whose record says something else: a rule for background, other thresholds."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.files import atomic_write
+from pipeline.errors import OutputError
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise OutputError where `out` exists; asked before work begins."""
+    if out.exists():
+        raise OutputError(str(out), "something there already", "a new folder", "give another --out")
+
+
+def copy_model(folder: Path, out: Path, changes: Mapping[str, Any]) -> None:
+    """All of the model's folder but its int8 graph, which belongs to the other's digest; the record with `changes`."""
+    from pipeline.model.bundle import RECORD
+
+    refuse_existing(out)
+    shutil.copytree(folder, out, ignore=shutil.ignore_patterns("int8-*"))
+    tree = json.loads((folder / RECORD).read_text(encoding="utf-8")) | changes
+    atomic_write(out / RECORD, (json.dumps(tree, indent=2) + "\n").encode())
