@@ -100,3 +100,16 @@ def test_quantise_tells_what_was_kept(monkeypatch, tmp_path, capsys):
     (tmp_path / "data.csv").write_text("")
     assert run(["models", "quantise", "shipped:nuclei", "--data", str(tmp_path / "data.csv")]) == 0
     assert capsys.readouterr().out.splitlines() == ["kept shipped:nuclei", "of data.csv"]
+
+
+def test_tune_tells_what_was_chosen(monkeypatch, tmp_path, capsys):
+    """The lines of the job, which is given the model, the images and where the copy goes."""
+    from pipeline.runs import tune_model
+
+    monkeypatch.setattr(tune_model, "tune_model", lambda name, data, out, watch: [f"{name} {data.name} {out.name}"])
+    (tmp_path / "data.csv").write_text("")
+    told = ["--data", str(tmp_path / "data.csv"), "--out", str(tmp_path / "mine")]
+    assert run(["models", "tune", "shipped:nuclei", *told]) == 0
+    assert capsys.readouterr().out.splitlines() == ["shipped:nuclei data.csv mine"]
+    assert run(["models", "tune", "shipped:nuclei", *told[:2]]) == 2
+    assert "--out" in capsys.readouterr().err
