@@ -20,7 +20,7 @@ SEGMENT_DEVICE = click.option(
 ENGINE = click.option(
     "--engine",
     type=click.Choice(["auto", "torch", "torch-bfloat16", "openvino", "openvino-int8"]),
-    help="What runs the network on a CPU; bfloat16 and int8 are quicker, float32 is exact.  "
+    help="What runs the network on a CPU; bfloat16 and int8 are quicker and less exact.  "
     "[default: auto, float32 by OpenVINO where it is installed]",
 )
 THREADS = click.option(

@@ -50,10 +50,13 @@ def tune_model(name: str, data: Path, out: Path, watch: Watch = unwatched) -> li
         came, wanted = f"none better than its own (map {before:.3f})", "a gain on the validation images"
         raise ModelError(f"tuning {name}", came, wanted, "use it as it is")
     tuned = {"manifest_digest": manifest.digest, "images": len(found), "val_map": round(after, 6)}
+    made = {key: value for key, value in record.provenance.items() if key != "val_map"}  # with thresholds that are gone
+    if made.get("manifest_digest") == manifest.digest:
+        made["val_map"] = tuned["val_map"]
     changes = {
         "thresholds": record_thresholds(thresholds).model_dump(),
         "confidence": choose_doubtful(found, record.target, thresholds),
-        "provenance": {**record.provenance, "val_map": tuned["val_map"], "tuned": tuned},
+        "provenance": {**made, "tuned": tuned},
     }
     copy_model(folder, out, changes)
     return [
