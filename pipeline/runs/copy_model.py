@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.files import atomic_write
+from pipeline.data.files import atomic_write, move_into_place, temporary_name
 from pipeline.errors import OutputError
 
 
@@ -21,6 +21,8 @@ def copy_model(folder: Path, out: Path, changes: Mapping[str, Any]) -> None:
     from pipeline.model.bundle import RECORD
 
     refuse_existing(out)
-    shutil.copytree(folder, out, ignore=shutil.ignore_patterns("int8-*"))
+    copy = temporary_name(out)
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("int8-*"))
     tree = json.loads((folder / RECORD).read_text(encoding="utf-8")) | changes
-    atomic_write(out / RECORD, (json.dumps(tree, indent=2) + "\n").encode())
+    atomic_write(copy / RECORD, (json.dumps(tree, indent=2) + "\n").encode())
+    move_into_place(copy, out)
