@@ -4,7 +4,7 @@ Within one engine the answer is the same, bit for bit, for every size of tile, n
 """
 
 import importlib.util
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, get_args
 
 import torch
@@ -20,6 +20,7 @@ from pipeline.model.bundle import TrainedModel
 from pipeline.model.halo import check_grid
 from pipeline.model.prepare import Preparation
 from pipeline.types import Array, Pixels
+from unet.folding import processor_has_bfloat16
 
 ENGINES = get_args(EngineName)
 
@@ -79,18 +80,28 @@ def make_engine(
     return SkippingEngine(whole, record.background) if skip and record.background is not None else whole
 
 
+def check_choice(devices: Sequence[str], engine: str) -> None:
+    """Raise UsageError where these devices, or this processor, do not run that engine; bfloat16 can be emulated, but
+    would be slower than float32.
+    """
+    if list(devices) != ["cpu"] and engine not in ("auto", "torch"):
+        raise UsageError(f"--engine {engine}", f"--device {','.join(devices)}", "--device cpu", "choose --engine torch")
+    if engine == "torch-bfloat16" and not processor_has_bfloat16():
+        came, wanted = "a processor without bfloat16", "one that multiplies it (AVX512-BF16, AMX)"
+        raise UsageError("--engine torch-bfloat16", came, wanted, "choose --engine torch")
+
+
 def _any_engine(model: TrainedModel, device: str, engine: str, threads: int | None) -> Engine:
     devices = [choose_device(name.strip()) for name in device.split(",")]
+    check_choice(devices, engine)
     if len(devices) > 1:
-        return SharedEngine([_on_device(model, one, engine) for one in devices])
+        return SharedEngine([_on_device(model, one) for one in devices])
     if devices[0] != "cpu":
-        return _on_device(model, devices[0], engine)
+        return _on_device(model, devices[0])
     return _on_cpu(model, engine, threads or torch.get_num_threads())
 
 
-def _on_device(model: TrainedModel, device: str, engine: str) -> DeviceEngine:
-    if engine not in ("auto", "torch"):
-        raise UsageError(f"--engine {engine}", f"--device {device}", "--device cpu", "choose --engine torch")
+def _on_device(model: TrainedModel, device: str) -> DeviceEngine:
     try:
         return DeviceEngine(model, device)
     except (RuntimeError, AssertionError) as error:  # what torch says of a device that is not there

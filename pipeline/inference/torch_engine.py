@@ -7,13 +7,12 @@ from collections.abc import Callable
 import torch
 
 import unet
-from pipeline.errors import UsageError
 from pipeline.inference.forward import Forward, Raw
 from pipeline.inference.threaded import ThreadedEngine
 from pipeline.inference.workers import Workers
 from pipeline.model.bundle import TrainedModel
 from pipeline.types import Pixels
-from unet.folding import fold, processor_has_bfloat16
+from unet.folding import fold
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX = -3, -1, -8  # of glibc's malloc.h
 
@@ -65,16 +64,7 @@ class TorchEngine(ThreadedEngine):
 
 
 class Bfloat16Engine(TorchEngine):
-    """The same in bfloat16, which is what training computes in on such a processor: twice as quick, not as exact.
-
-    Raises UsageError where the processor does not multiply bfloat16: emulated, it would be slower than float32.
-    """
+    """The same in bfloat16, which is what training computes in on such a processor: twice as quick, not as exact."""
 
     name = "torch-bfloat16"
     dtype = torch.bfloat16
-
-    def __init__(self, model: TrainedModel, threads: int) -> None:
-        if not processor_has_bfloat16():
-            came, wanted = "a processor without bfloat16", "one that multiplies it (AVX512-BF16, AMX)"
-            raise UsageError("--engine torch-bfloat16", came, wanted, "choose --engine torch")
-        super().__init__(model, threads)

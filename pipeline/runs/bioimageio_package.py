@@ -41,8 +41,7 @@ def write_package(
         save_bioimageio_package(description, output_path=out)
     found = load_description(out, perform_io_checks=True)
     if found.validation_summary.status == "failed":
-        out.unlink(missing_ok=True)
-        raise ModelError(str(out), found.validation_summary.format(), "a valid package", "report this")
+        raise ModelError(f"export to {out.name}", found.validation_summary.format(), "a valid package", "report this")
 
 
 def _validated(description: dict[str, Any]) -> Any:

@@ -20,9 +20,11 @@ from torch.export import Dim, ExportedProgram
 
 import unet
 from pipeline.config import single_network
-from pipeline.errors import ModelError, OutputError, UsageError
+from pipeline.data.files import move_into_place, remove, temporary_name
+from pipeline.errors import ModelError, UsageError
 from pipeline.model.bundle import RECORD, TrainedModel, load_model
 from pipeline.model.targets import activate
+from pipeline.runs.copy_model import refuse_existing
 from pipeline.runs.find_model import find_any_model
 
 Format = Literal["folder", "torch", "onnx", "bioimageio"]
@@ -66,18 +68,32 @@ class Probabilities(nn.Module):
 
 
 def export_model(name: str, form: Format, out: Path, *, author: str = "", licence: str = "CC-BY-4.0") -> Exported:
-    """Write the model that `name` means to `out`, which must not exist yet.
+    """Write the model that `name` means to `out`, which must not exist yet, and has its name only when it is whole.
 
     Raises OutputError where `out` exists, and ModelError where a library is missing, the network cannot be exported,
     or the exported model answers with something else than torch (by more than 1e-4).
     """
-    if out.exists():
-        raise OutputError(f"export to {out}", "something there already", "a new path", "name another one")
+    refuse_existing(out)
     folder = find_any_model(name)
     out.parent.mkdir(parents=True, exist_ok=True)
+    place = temporary_name(out)
+    place.mkdir()
+    try:
+        difference, free = _write(folder, form, place / out.name, author, licence)
+        if difference > TOLERANCE or (np.isnan(difference) and form != "folder"):
+            came, wanted = f"answers that differ by {difference:.1e}", f"at most {TOLERANCE:.0e}"
+            raise ModelError(f"export to {out}", came, wanted, "export it as a folder")
+        move_into_place(place / out.name, out)
+    finally:
+        remove(place)
+    return Exported(out, difference, free)
+
+
+def _write(folder: Path, form: Format, out: Path, author: str, licence: str) -> tuple[float, bool]:
+    """The model as `form`; the largest difference from torch (NaN: not compared), and whether sides are free."""
     if form == "folder":
         shutil.copytree(folder, out)
-        return Exported(out, float("nan"), True)
+        return float("nan"), True
     model = load_model(folder)
     if form == "bioimageio" and model.record.volume is not None:
         raise ModelError("export to bioimage.io", "a model of volumes", "one of images", "export it as onnx or torch")
@@ -85,21 +101,19 @@ def export_model(name: str, form: Format, out: Path, *, author: str = "", licenc
     module = Probabilities(model).eval()
     image = example_image(model)
     program, free = trace(module, image, unet.stride_of(model.network))
+    checks = _checks(model, image, free)
     if form == "torch":
         torch.export.save(program, out, extra_files={RECORD: text})
         again = torch.export.load(out).module()
-        return _agrees(Exported(out, _difference(module, lambda x: again(x), _checks(model, image, free)), free))
+        return _difference(module, lambda x: again(x), checks), free
     if form == "onnx":
-        return _agrees(write_onnx(program, module, _checks(model, image, free), text, out, free))
+        return write_onnx(program, module, checks, text, out), free
     from pipeline.runs.bioimageio_package import write_package
 
-    onnx = write_onnx(program, module, _checks(model, image, free), text, out.with_suffix(".onnx.partial"), free)
-    try:
-        _agrees(onnx)
-        write_package(model, module, onnx.path, out, free, author=author, licence=licence)
-    finally:
-        onnx.path.unlink(missing_ok=True)
-    return Exported(out, onnx.difference, free)
+    onnx = out.with_name("weights.onnx")
+    difference = write_onnx(program, module, checks, text, onnx)
+    write_package(model, module, onnx, out, free, author=author, licence=licence)
+    return difference, free
 
 
 def example_image(model: TrainedModel) -> Tensor:
@@ -152,22 +166,8 @@ def _difference(module: nn.Module, other: Any, images: Sequence[Tensor]) -> floa
         return float(torch.stack(differences).max())
 
 
-def _agrees(exported: Exported) -> Exported:
-    if not exported.difference <= TOLERANCE:
-        exported.path.unlink(missing_ok=True)
-        raise ModelError(
-            f"export to {exported.path}",
-            f"answers that differ by {exported.difference:.1e}",
-            f"at most {TOLERANCE:.0e}",
-            "export it as a folder",
-        )
-    return exported
-
-
-def write_onnx(
-    program: ExportedProgram, module: nn.Module, images: Sequence[Tensor], record: str, out: Path, free: bool
-) -> Exported:
-    """The program as ONNX, its record in the metadata, checked against torch by onnxruntime on `images`."""
+def write_onnx(program: ExportedProgram, module: nn.Module, images: Sequence[Tensor], record: str, out: Path) -> float:
+    """The program as ONNX, its record in the metadata; onnxruntime's largest difference from torch on `images`."""
     try:
         import onnx
         import onnxruntime
@@ -193,4 +193,4 @@ def write_onnx(
     def run(image: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {name: image.numpy()})[0])
 
-    return Exported(out, _difference(module, run, images), free)
+    return _difference(module, run, images)

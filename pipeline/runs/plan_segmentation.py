@@ -94,8 +94,7 @@ class Plan:
             memory = f"{self.memory / 1e9:.1f} of {machine_memory() / 1e9:.1f} GB of memory"
             disk = f"{self.disk / 1e9:.1f} of {free_disk(self.config.out) / 1e9:.1f} GB of free disk"
             lines.append(f"{self.megapixels:,.1f} megapixels, about {self.seconds:,.0f} s, {memory}, {disk}")
-        if self.engine:
-            lines.append(f"engine {self.engine}")
+        lines += [f"engine {self.engine}"] if self.engine else []
         lines.append(f"model {self.config.model} ({self.model_digest[:12]}) -> {self.config.out}")
         return lines
 
@@ -291,10 +290,11 @@ def plan_segmentation(config: SegmentConfig) -> Plan:
 
 
 def name_engine(config: SegmentConfig, record: Mapping[str, Any]) -> str:
-    """What will run the network, and on what. Raises UsageError for a device that torch does not know."""
-    from pipeline.inference.engines import choose_device
+    """What will run the network, and on what. Raises UsageError for a device or an engine that cannot be had here."""
+    from pipeline.inference.engines import check_choice, choose_device
 
     devices = [choose_device(name.strip()) for name in config.device.split(",")]
+    check_choice(devices, config.engine)
     blended = record.get("halo") is None or bool(record.get("volume"))
     torch = devices != ["cpu"] or (config.engine == "auto" and blended)
     return f"{'torch' if torch else which_engine(config)} on {', '.join(devices)}"

@@ -79,7 +79,7 @@ def test_bfloat16_is_the_network_s_answer_in_few_digits(model, image, name: str)
 
 def test_bfloat16_is_refused_where_it_would_be_emulated(model, monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor without it."""
-    monkeypatch.setattr("pipeline.inference.torch_engine.processor_has_bfloat16", lambda: False)
+    monkeypatch.setattr("pipeline.inference.engines.processor_has_bfloat16", lambda: False)
     with pytest.raises(UsageError, match="choose --engine torch"):
         make_engine(model, "cpu", "torch-bfloat16")
 

@@ -14,7 +14,7 @@ from pipeline.model.bundle import ModelRecord, load_model, save_model
 from pipeline.model.halo import probe_halo
 from pipeline.model.targets import activate, channel_names
 from pipeline.runs import export_model as module
-from pipeline.runs.export_model import Exported, Probabilities, as_format, export_model
+from pipeline.runs.export_model import Probabilities, as_format, export_model
 
 NETWORK = NucleiUNet(filters=(4, 8), out_channels=3)
 
@@ -118,18 +118,38 @@ def test_a_package_that_bioimageio_would_refuse_says_which_field(
     assert not (tmp_path / "x.zip").exists()
 
 
-def test_nothing_is_overwritten_and_nothing_wrong_is_kept(model: Path, tmp_path: Path) -> None:
-    """An existing path, an unknown format, and an answer that differs are refused; the last file is removed."""
-    with pytest.raises(OutputError, match="name another one"):
+@pytest.mark.parametrize("difference", [0.1, float("nan")])
+def test_nothing_wrong_is_kept(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, difference: float) -> None:
+    """An exported model that answers otherwise is refused, and neither it nor a part of it stays."""
+    monkeypatch.setattr(module, "_difference", lambda *_: difference)
+    monkeypatch.setattr(module, "trace", lambda own, image, _: (torch.export.export(own, (image[:1],)), False))
+    with pytest.raises(ModelError, match="at most 1e-04"):
+        export_model(str(model), "torch", tmp_path / "x.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_overwritten_and_no_part_of_a_copy_stays(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An existing path and an unknown format are refused; a copy that breaks off leaves nothing behind."""
+    with pytest.raises(OutputError, match="something there already"):
         export_model(str(model), "folder", tmp_path)
     with pytest.raises(UsageError, match="one of folder, torch, onnx, bioimageio"):
         as_format("keras")
-    (tmp_path / "x.onnx").write_bytes(b"x")
-    for difference in (0.1, float("nan")):
-        (tmp_path / "x.onnx").write_bytes(b"x")
-        with pytest.raises(ModelError, match="at most 1e-04"):
-            module._agrees(Exported(tmp_path / "x.onnx", difference, True))
-        assert not (tmp_path / "x.onnx").exists()
+
+    def break_off(_: Path, out: Path) -> None:
+        out.mkdir()
+        (out / "model.json").write_text("{")
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.shutil, "copytree", break_off)
+        with pytest.raises(OSError, match="No space left"):
+            export_model(str(model), "folder", tmp_path / "copy")
+    assert list(tmp_path.iterdir()) == []
+    export_model(str(model), "folder", tmp_path / "copy")
+    assert [p.name for p in tmp_path.iterdir()] == ["copy"]
+    assert {p.name for p in (tmp_path / "copy").iterdir()} == {p.name for p in model.iterdir()}
 
 
 def test_another_size_is_looked_at_where_sides_are_free(model: Path) -> None:
@@ -165,7 +185,7 @@ def test_what_onnx_has_no_layer_for_is_said(model: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(torch.onnx, "export", refuse)
     trained = load_model(model)
     with pytest.raises(ModelError, match=r"got no aten\.made, wanted layers that ONNX has"):
-        module.write_onnx(None, trained.network, [], "{}", tmp_path / "x.onnx", True)  # type: ignore[arg-type]
+        module.write_onnx(None, trained.network, [], "{}", tmp_path / "x.onnx")  # type: ignore[arg-type]
 
 
 def test_what_is_missing_is_named(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +196,7 @@ def test_what_is_missing_is_named(model: Path, tmp_path: Path, monkeypatch: pyte
     image = module.example_image(trained)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ModelError, match=r"pip install 'maskline\[export\]'"):
-        module.write_onnx(None, trained.network, [image], "{}", tmp_path / "x.onnx", True)  # type: ignore[arg-type]
+        module.write_onnx(None, trained.network, [image], "{}", tmp_path / "x.onnx")  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "bioimageio.spec", None)
     from pipeline.runs.bioimageio_package import write_package
 

@@ -17,7 +17,7 @@ from flows.cli import run as command
 from pipeline.config import ImageOptions, SegmentConfig
 from pipeline.data.images import open_image
 from pipeline.data.labels import read_labels
-from pipeline.errors import ImageError, LargeError
+from pipeline.errors import ImageError, LargeError, UsageError
 from pipeline.inference import segment as segmenting
 from pipeline.inference.sizing import Glance
 from pipeline.runs import check_room, plan_image, segment_case
@@ -247,6 +247,17 @@ def test_speed_is_of_what_the_network_was_shown():
 def test_a_dry_run_names_the_engine(config, changes, record, engine):
     """As it will be made: blended windows, volumes and GPUs are torch's."""
     assert name_engine(config.model_copy(update=changes), record) == engine
+
+
+@pytest.mark.parametrize(
+    "choice", [("cpu", "torch-bfloat16"), ("cuda", "openvino"), ("cuda:0,cuda:1", "openvino-int8")]
+)
+def test_a_dry_run_refuses_an_engine_that_could_not_run(config, choice, monkeypatch):
+    """As the run would, before it begins."""
+    monkeypatch.setattr("pipeline.inference.engines.processor_has_bfloat16", lambda: False)
+    device, engine = choice
+    with pytest.raises(UsageError, match=f"--engine {engine}: .*choose --engine torch"):
+        name_engine(config.model_copy(update={"device": device, "engine": engine}), RECORD)
 
 
 def test_the_engine_stands_among_the_lines(config):
