@@ -1,7 +1,8 @@
 """The nuclei U-Net of the well-known Keras guide, layer by layer.
 
 Two 3x3 convolutions a level with dropout between them, He initialisation, 2x2 max pooling, 2x2 transposed
-convolutions, a 1x1 head: 1,941,105 parameters on 3 channels with filters 16-32-64-128-256.
+convolutions, a 1x1 head: 1,941,105 parameters on 3 channels with filters 16-32-64-128-256. Its first layer,
+x / 255, is not in here: as with any network, that is the preparation in the model's record.
 """
 
 from collections.abc import Sequence

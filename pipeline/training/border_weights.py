@@ -1,4 +1,7 @@
-"""The weight map of the 2015 U-Net (Ronneberger et al., equation 2): pixels between neighbours count more."""
+"""The weight map of the 2015 U-Net (Ronneberger et al., equation 2): pixels between neighbours count more.
+
+The equation's weight of each class, w_c, is 1 here: it is one number an image there, for foreground and for background.
+"""
 
 import cv2
 import numpy as np

@@ -43,7 +43,7 @@ def rest_frozen_statistics(network: nn.Module) -> None:
 
 
 def check_gradients(network: nn.Module, config: TrainConfig, phase: int) -> None:
-    """After a backward pass: what was said to be unfrozen has gradients, what is frozen has none.
+    """After a backward pass: every parameter that was said to be unfrozen has a gradient, what is frozen has none.
 
     Raises TrainingError: a parameter that is called unfrozen and does not learn is a training of something else.
     """
@@ -51,10 +51,11 @@ def check_gradients(network: nn.Module, config: TrainConfig, phase: int) -> None
     if frozen:
         raise TrainingError(frozen[0], "a gradient", "none, as it is frozen", "report this: it should not happen")
     for pattern in config.plan[phase].unfreeze:
-        found = [p for name, p in network.named_parameters() if fnmatchcase(name, pattern)]
-        if not any(p.grad is not None and bool(p.grad.any()) for p in found):
+        found = {name: p.grad for name, p in network.named_parameters() if fnmatchcase(name, pattern)}
+        without = [name for name, gradient in found.items() if gradient is None]
+        if without or not any(bool(gradient.any()) for gradient in found.values() if gradient is not None):
             raise TrainingError(
-                f"unfreeze {pattern}",
+                f"unfreeze {pattern}{f': {without[0]}' if without else ''}",
                 "no gradient",
                 "one in the first step of its phase",
                 "unfreeze what lies between it and the loss, and see that the network uses it",

@@ -18,7 +18,7 @@ from pipeline.training.volumes import understood
 
 
 def brute(labels: np.ndarray, config: BorderWeighted) -> np.ndarray:
-    """Equation 2 word for word: all distances, sorted."""
+    """Equation 2 with w_c = 1: all distances, sorted."""
     numbers = np.unique(labels[labels > 0])
     if len(numbers) < 2:
         return np.ones(labels.shape)
@@ -29,7 +29,7 @@ def brute(labels: np.ndarray, config: BorderWeighted) -> np.ndarray:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**31), st.integers(0, 6), st.floats(1, 6))
 def test_it_is_the_papers_equation(seed: int, objects: int, sigma: float) -> None:
-    """Against all distances of all objects, sorted: to a thousandth of w0."""
+    """With w_c = 1, against all distances of all objects, sorted: to a thousandth of w0."""
     rng, labels = np.random.default_rng(seed), np.zeros((40, 50), np.uint32)
     for number in range(1, objects + 1):
         top, left = rng.integers(0, 35, 2)

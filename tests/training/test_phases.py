@@ -175,14 +175,17 @@ def test_the_pretrained_config_runs_both_its_phases(tmp_path: Path) -> None:
 
 
 def test_what_does_not_learn_is_not_called_unfrozen() -> None:
-    """A parameter that is unfrozen and gets no gradient stops the training; a frozen one with a gradient does too."""
+    """Any parameter that is unfrozen and gets no gradient stops the training; a frozen one with a gradient does too."""
     phases = (Phase(epochs=1, lr=1e-4, unfreeze=("head.*",)),)
     config = CONFIG.model_copy(update={"phases": phases})
     network = start_training(config, "cpu").network
-    with pytest.raises(TrainingError, match=r"unfreeze head\.\*: got no gradient"):
+    with pytest.raises(TrainingError, match=r"unfreeze head\.\*: head\.weight: got no gradient"):
         check_gradients(network, config, 0)
     network(torch.rand(1, 3, 16, 16)).sum().backward()
     check_gradients(network, config, 0)
+    network.head.bias.grad = None
+    with pytest.raises(TrainingError, match=r"unfreeze head\.\*: head\.bias: got no gradient"):
+        check_gradients(network, config, 0)
     network.head.weight.requires_grad_(False)
     with pytest.raises(TrainingError, match=r"head\.weight: got a gradient"):
         check_gradients(network, config, 0)

@@ -210,6 +210,15 @@ def test_the_original_has_the_figures_shapes() -> None:
     assert [m.in_channels // m.out_channels for m in network.up] == [2] * 4
 
 
+@pytest.mark.slow
+def test_the_original_answers_at_its_full_width() -> None:
+    """64 to 1024 filters, computed: 388² finite logits of two classes, not the same everywhere."""
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        logits = make(OriginalUNet(borders="valid")).eval()(torch.rand(1, 1, 572, 572))
+    assert logits.shape == (1, 2, 388, 388) and bool(logits.isfinite().all()) and float(logits.std()) > 0
+
+
 def test_the_original_knows_its_sizes() -> None:
     """Valid sides are 16k + 12; a side s gives s - 184, as `margin` says, so that 188 is the smallest of use."""
     network = make(OriginalUNet(filters=SLIM, borders="valid")).eval()
