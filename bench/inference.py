@@ -5,7 +5,8 @@
 MONAI gets the float image, prepared beforehand, in the layout and window batch (1 or 4) that are quickest for it (tried
 first); what it takes in its own layout, as tutorials have it, is printed too. maskline gets the uint8 image, normalises
 it and gives probabilities, by tiles. The error is the largest difference of logits from the whole image's forward, in
-standard deviations of the logits. Everything interleaved, in one process. The guide's network has drawn weights, and so
+standard deviations of the logits (int8 graphs give no logits), and that of probabilities, largest and mean. Everything
+interleaved, in one process; the last line is int8 over MONAI at its best. The guide's network has drawn weights, and so
 its int8 form shows speed alone; the shipped one's passed the gate of `maskline models quantise`.
 """
 
@@ -33,11 +34,12 @@ from pipeline.inference.predict import predict
 from pipeline.inference.quantise import calibrate
 from pipeline.model.bundle import ModelRecord, TrainedModel, describe_network, find_model, load_model
 from pipeline.model.prepare import fit
+from pipeline.model.targets import activate
 from pipeline.types import Array
 from unet.folding import processor_has_bfloat16
 
 WINDOW = 256
-AS_IT_COMES = ", as it comes"  # shown beside it, from one run
+AS_IT_COMES = ", as it comes"
 IN_FLOATS = ("torch", *(["torch-bfloat16"] if processor_has_bfloat16() else []), "openvino")
 MODES = ((0.25, "constant"), (0.5, "gaussian"))
 
@@ -159,6 +161,12 @@ def error(found: Array, whole: Array) -> float:
     return float(np.abs(found - whole).max() / whole.std())
 
 
+def told_error(found: Array, whole: Array) -> str:
+    """Of probabilities, for a person."""
+    difference = np.abs(found - whole)
+    return f"{difference.max():.1e} (mean {difference.mean():.1e})"
+
+
 def errors(model: TrainedModel, threads: int, pixels: Array, whole: Array) -> dict[str, float]:
     """Of our engines' logits against the whole image's forward."""
     preparation = fit(pixels, model.record.prepare, stride=model.record.stride)
@@ -177,40 +185,43 @@ def compare(name: str, side: int, repeats: int, threads: int) -> list[str]:
     image = torch.from_numpy(preparation.apply(pixels))[None]
     with torch.inference_mode():
         whole = model.network(image)[0].numpy()
-    far = errors(model, threads, pixels, whole)
+    answer = activate(torch.from_numpy(whole)[None], model.record.target)[0].numpy()
+    far, told = errors(model, threads, pixels, whole), {}
     works: dict[str, Callable[[], Any]] = {}
     for kind, engine in engines(model, threads, pixels).items():
         works[kind] = lambda engine=engine: predict(engine, *on_grid(pixels, preparation))
+        told[kind] = told_error(works[kind](), answer)
         print(f"  {kind}: cores of {engine.core} px")
     for overlap, mode in MODES:
         best, plain, how = monai_best(model, image, overlap, mode)
         print(f"  MONAI {overlap} {mode}, at its best: {how}")
-        works[f"MONAI {overlap} {mode}"], works[f"MONAI {overlap} {mode}{AS_IT_COMES}"] = best, plain
-        far[f"MONAI {overlap} {mode}"] = error(best()[0].numpy(), whole)
-        print(f"  MONAI {overlap} {mode}: error {far[f'MONAI {overlap} {mode}']:.1e}", flush=True)
-    for kind, work in works.items():
-        if not kind.startswith("MONAI"):  # whose best has run for its error
-            work()
+        peer = f"MONAI {overlap} {mode}"
+        works[peer + AS_IT_COMES], works[peer] = plain, best
+        logits = best()
+        far[peer] = error(logits[0].numpy(), whole)
+        told[peer] = told_error(activate(logits, model.record.target)[0].numpy(), answer)
     took: dict[str, list[Took]] = {kind: [] for kind in works}
-    for number in range(repeats):
+    for _ in range(repeats):
         for kind, work in works.items():
-            if number == 0 or not kind.endswith(AS_IT_COMES):
-                took[kind].append(timed(work))
+            took[kind].append(timed(work))
         print("  " + ", ".join(f"{each[-1].wall:.2f}" for each in took.values()) + " s", flush=True)
     for kind, each in took.items():
         wall, cpu = (statistics.median(getattr(one, what) for one in each) for what in ("wall", "cpu"))
-        told = f"{far[kind]:.1e}" if kind in far else "-"
-        print(f"  {kind:<32} {wall:7.3f} s wall {cpu:7.3f} s CPU {side * side / 1e6 / wall:6.2f} Mpx/s  error {told}")
+        line = f"  {kind:<32} {wall:7.3f} s wall {cpu:7.3f} s CPU {side * side / 1e6 / wall:6.2f} Mpx/s"
+        logits_far = f"{far[kind]:.1e}" if kind in far else "-"
+        print(f"{line}  error {logits_far}, of probabilities {told.get(kind, '-')}")
     return list(ratios(name, took))
 
 
 def ratios(name: str, took: Mapping[str, list[Took]]) -> Iterator[str]:
     """How many times quicker, repeat by repeat: median and range of wall, median of CPU time."""
     ours = [kind for kind in took if not kind.startswith("MONAI")]
-    for peer in (kind for kind in took if kind.startswith("MONAI")):
+    for peer in sorted(
+        (kind for kind in took if kind.startswith("MONAI")), key=lambda kind: kind.count(AS_IT_COMES) == 0
+    ):
         for kind in ours:
-            wall = [b.wall / a.wall for a, b in zip(took[kind], took[peer], strict=False)]
-            cpu = statistics.median(b.cpu / a.cpu for a, b in zip(took[kind], took[peer], strict=False))
+            wall = [b.wall / a.wall for a, b in zip(took[kind], took[peer], strict=True)]
+            cpu = statistics.median(b.cpu / a.cpu for a, b in zip(took[kind], took[peer], strict=True))
             yield (
                 f"{name}: {kind} {statistics.median(wall):.2f}x over {peer} "
                 f"(range {min(wall):.2f}-{max(wall):.2f}; CPU time {cpu:.2f}x)"

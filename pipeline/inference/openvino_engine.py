@@ -1,8 +1,12 @@
 """OpenVINO on the CPU, in float32 or int8: the extra `maskline[openvino]`.
 
-OpenVINO reports its use to its makers when it is imported; here it is not let to.
+OpenVINO reports its use to its makers when it is imported; here it is not let to. And it is kept off AMX: its int8
+convolutions there (2026.4) end the process with tiles of some sizes (608, 736, 992 px), and their last bits depend on
+the size.
 """
 
+import functools
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -26,18 +30,35 @@ from unet.folding import fold
 if TYPE_CHECKING:
     import openvino
 
+_INSTRUCTIONS = "ONEDNN_MAX_CPU_ISA"
 INSTALL = "install the extra maskline[openvino], or choose --engine torch"
 
 
 def import_openvino() -> Any:
-    """The module, with its reports switched off; raises ModelError where the extra is not installed."""
+    """The module, with its reports and AMX switched off; raises ModelError where the extra is not installed."""
     if "openvino" not in sys.modules:
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as where it is not installed
     try:
         import openvino
     except ImportError as error:
         raise ModelError("--engine openvino", str(error), "OpenVINO", INSTALL) from None
+    _keep_off_amx(openvino)
     return openvino
+
+
+@functools.cache
+def _keep_off_amx(ov: Any) -> None:
+    """Its oneDNN asks the environment once, when a first graph is compiled; torch's own is not to see it."""
+    if _INSTRUCTIONS in os.environ:
+        return
+    from openvino import opset13
+
+    number = opset13.parameter(ov.PartialShape([1]), ov.Type.f32)
+    os.environ[_INSTRUCTIONS] = "AVX512_CORE_BF16"
+    try:
+        ov.Core().compile_model(ov.Model([opset13.relu(number)], [number]), "CPU")
+    finally:
+        os.environ.pop(_INSTRUCTIONS, None)
 
 
 def convert(model: TrainedModel) -> "openvino.Model":

@@ -230,6 +230,24 @@ def test_openvino_reports_nothing() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_int8_takes_tiles_of_any_size() -> None:
+    """The model that ships, at sizes that end the process where OpenVINO has AMX; torch is not told to leave that."""
+    import subprocess
+    import sys
+
+    code = (
+        "import os, numpy as np; from pipeline.inference.engines import make_engine;"
+        "from pipeline.inference.tuning import identity; from pipeline.model.bundle import find_model, load_model;"
+        "engine = make_engine(load_model(find_model('shipped:nuclei')), 'cpu', 'openvino-int8', 1);"
+        "tiles = [np.zeros((3, side, side), np.uint8) for side in (608, 736, 992)];"
+        "found = list(engine.map(iter(tiles), identity(3, (992, 992))));"
+        "assert [x.shape for x in found] == [(3, side, side) for side in (608, 736, 992)];"
+        "assert 'ONEDNN_MAX_CPU_ISA' not in os.environ"
+    )
+    run = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
 def test_what_is_missing_or_does_not_go_together_is_said(model, monkeypatch: pytest.MonkeyPatch) -> None:
     """No extra, no int8 file, no such device, an engine of another device."""
     with pytest.raises(ModelError, match="maskline models quantise"):
