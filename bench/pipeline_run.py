@@ -1,10 +1,11 @@
 """`maskline segment` end to end, and where the time goes: one large OME-TIFF, and a folder of small images.
 
-    python bench/pipeline_run.py [--gigapixels 1] [--images 1000] [--folder DIR] [--engine auto]
+    python bench/pipeline_run.py [--gigapixels 1] [--images 1000] [--repeats 1] [--folder DIR] [--engine auto]
 
 The large image is put together of real fields where `$MASKLINE_DATA` has them (simulated ones elsewhere), as tiled
 deflate TIFF; the small ones are 256 x 256 parts of the same. Each is one run of the command, in a process of its own,
-with the model that ships; stages are what the run itself logged. Stages of the large image run side by side, each told
+with the model that ships, large and small in turn; stages are what the run itself logged, of the run whose wall time is
+the median. Stages of the large image run side by side, each told
 by the clock over the threads it has, `predict` as the engine's own work without waiting for tiles: the last line is the
 wall time of the run, start and report included, over its slowest stage. Of
 small images two are in the works at a time; stages are their sums.
@@ -14,10 +15,15 @@ import argparse
 import json
 import os
 import re
+import resource
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +85,32 @@ def make_small(folder: Path, fields: list[np.ndarray], count: int) -> int:
     return count * FIELD * FIELD
 
 
-def run(images: Path, out: Path, engine: str) -> tuple[float, dict[str, float]]:
-    """One run of the command: wall seconds, and the seconds of each stage."""
+@dataclass(frozen=True)
+class Ran:
+    """One run of the command: seconds of wall and CPU time, and of each stage."""
+
+    wall: float
+    cpu: float
+    stages: dict[str, float]
+
+
+def run(images: Path, out: Path, engine: str) -> Ran:
+    """Into an output folder of its own, which is removed."""
     command = [sys.executable, "-m", "flows.cli", "segment", str(images), "--out", str(out), "--no-track"]
-    start = time.perf_counter()
+    start, before = time.perf_counter(), children()
     done = subprocess.run([*command, "--engine", engine], capture_output=True, text=True, check=False)
-    wall = time.perf_counter() - start
+    wall, cpu = time.perf_counter() - start, children() - before
     if done.returncode:
         raise SystemExit(f"segment ended with {done.returncode}: {(done.stdout + done.stderr)[-800:]}")
-    return wall, stages(out)
+    ran = Ran(wall, cpu, stages(out))
+    shutil.rmtree(out)
+    return ran
+
+
+def children() -> float:
+    """Seconds of CPU time that ended child processes took."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def stages(out: Path) -> dict[str, float]:
@@ -104,16 +127,30 @@ def stages(out: Path) -> dict[str, float]:
     return total
 
 
-def show(what: str, pixels: int, wall: float, found: dict[str, float]) -> None:
-    print(f"{what}: {wall:.1f} s, {pixels / 1e6 / wall:.2f} Mpx/s")
-    for name, seconds in sorted(found.items(), key=lambda pair: -pair[1]):
-        print(f"    {name:<10} {seconds:8.1f} s  {100 * seconds / wall:5.1f} % of the wall time")
+def show(what: str, pixels: int, runs: Sequence[Ran]) -> Ran:
+    """Print the run whose wall time is the median, and return it."""
+    ran = sorted(runs, key=lambda each: each.wall)[len(runs) // 2]
+    print(f"{what}: {ran.wall:.1f} s wall, {ran.cpu:.1f} s CPU, {pixels / 1e6 / ran.wall:.2f} Mpx/s")
+    for name, seconds in sorted(ran.stages.items(), key=lambda pair: -pair[1]):
+        print(f"    {name:<10} {seconds:8.1f} s  {100 * seconds / ran.wall:5.1f} % of the wall time")
+    return ran
+
+
+def span(values: Iterable[float]) -> str:
+    """Median and range.
+
+    >>> span([3.0, 1.0, 2.0])
+    '2.00 (range 1.00-3.00)'
+    """
+    found = sorted(values)
+    return f"{statistics.median(found):.2f} (range {found[0]:.2f}-{found[-1]:.2f})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigapixels", type=float, default=1.0)
     parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where images and results go; a temporary one by default")
     parser.add_argument("--engine", default="auto")
     arguments = parser.parse_args()
@@ -121,15 +158,18 @@ def main() -> None:
         folder, fields = Path(name), real_fields()
         (folder / "large").mkdir()
         pixels = make_large(folder / "large/slide.ome.tif", fields, arguments.gigapixels)
-        wall, found = run(folder / "large", folder / "large-out", arguments.engine)
-        show(f"one image of {pixels / 1e9:.2f} Gpx", pixels, wall, found)
-        slowest = max(found.values())
         (folder / "small").mkdir()
-        small = make_small(folder / "small", fields, arguments.images)
-        took, parts = run(folder / "small", folder / "small-out", arguments.engine)
-        show(f"{arguments.images:,} images of {FIELD} x {FIELD}", small, took, parts)
-    print(f"small images: {arguments.images / took:.1f} a second")
-    print(f"large image: wall time over its slowest stage {wall / slowest:.2f}x")
+        few = make_small(folder / "small", fields, arguments.images)
+        large, small = [], []
+        for _ in range(arguments.repeats):
+            large.append(run(folder / "large", folder / "large-out", arguments.engine))
+            small.append(run(folder / "small", folder / "small-out", arguments.engine))
+        show(f"one image of {pixels / 1e9:.2f} Gpx", pixels, large)
+        show(f"{arguments.images:,} images of {FIELD} x {FIELD}", few, small)
+    print(f"small images a second: {span(arguments.images / each.wall for each in small)}")
+    print(f"large image, Mpx/s: {span(pixels / 1e6 / each.wall for each in large)}")
+    over = span(each.wall / max(each.stages.values()) for each in large)
+    print(f"large image, wall time over its slowest stage: {over}")
 
 
 if __name__ == "__main__":
