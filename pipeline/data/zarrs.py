@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.data.blocks import Grid, Quad
 from pipeline.data.choices import Choice, Roles, choose_roles, pick_series
 from pipeline.data.multiscales import Level, Multiscale, Transforms, pick_transforms
-from pipeline.data.sources import BROKEN, FileSource, check_claim, check_grid, kept_dtype, stated_geometry
+from pipeline.data.sources import BROKEN, FileSource, Missing, check_claim, check_grid, kept_dtype, stated_geometry
 from pipeline.errors import ImageError
 from pipeline.types import Array, Geometry
 
@@ -55,7 +55,7 @@ def open_zarr(path: Path, choice: Choice) -> FileSource:
         channels=labels if len(labels) == grids[0].shape[0] else (),
         mode="grey" if grids[0].shape[0] == 1 else "channels",
         multiscale=_stated(where, multiscale, levels, sorted(kept, key="ZYX".find)),
-        notes=levels[0].check(),
+        absent=tuple(level.check() for level in levels),
         max_megapixels=choice.max_megapixels,
     )
 
@@ -231,14 +231,15 @@ class _Level:
         except BROKEN as error:
             raise ImageError(str(file), f"a damaged chunk ({error})", "a whole chunk", _HINT) from error
 
-    def check(self) -> tuple[str, ...]:
-        """Raise ImageError where the files cannot hold what the metadata claims; a note on chunks that are absent."""
+    def check(self) -> Missing:
+        """Raise ImageError where the files cannot hold what the metadata claims; answers the chunks that are absent."""
         files = [ceil(n / c) for n, c in zip(self.array.shape, self.files, strict=True)]
         found, size = self._count()
         check_claim(str(self.path), prod(map(int, self.array.shape)) * self.array.dtype.itemsize, size)
-        absent = prod(files) - found
+        total = prod(files)
+        absent = total - found
         if absent <= 0:
-            return ()
+            return Missing(0, total)
         if self.array.fill_value is None:
             missing = next(
                 name
@@ -248,7 +249,8 @@ class _Level:
             came = f"{absent:,} chunks that are not there, first {missing}"
             raise ImageError(str(self.path), came, "every chunk, for the array has no fill value", _HINT)
         value = self.array.fill_value
-        return (f"{absent:,} of {prod(files):,} chunks are not in the folder, read as its fill value {value}",)
+        note = f"{absent:,} of {total:,} chunks are not in the folder, read as its fill value {value}"
+        return Missing(absent, total, note)
 
     def _count(self) -> tuple[int, int]:
         """Number and bytes of the chunk files."""

@@ -9,6 +9,7 @@ import pytest
 import zarr
 
 from pipeline.data.images import open_image
+from pipeline.data.sources import Missing
 from pipeline.errors import ImageError
 from pipeline.types import Window
 
@@ -129,10 +130,10 @@ def test_absent_chunks_are_background_and_noted(tmp_path, version):
     """A chunk that is not there holds the fill value, as the array says, and the source says how many."""
     pixels = RNG.integers(1, 256, (32, 32), np.uint8)
     path = write(tmp_path / "a.zarr", pixels, "yx", version, (16, 16), fill_value=7)
-    assert open_image(path).notes == ()
+    assert open_image(path).missing == Missing(0, 4)
     chunk_files(path)[0].unlink()
     source = open_image(path)
-    assert source.notes == ("1 of 4 chunks are not in the folder, read as its fill value 7",)
+    assert source.missing == Missing(1, 4, "1 of 4 chunks are not in the folder, read as its fill value 7")
     wanted = pixels.copy()
     wanted[:16, :16] = 7
     np.testing.assert_array_equal(source.read().pixels[0], wanted)
