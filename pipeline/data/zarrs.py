@@ -1,11 +1,12 @@
 """OME-Zarr (NGFF 0.4 in Zarr v2, 0.5 in Zarr v3): axes, units, pyramids and channel names as its metadata states.
 
 A chunk that is absent holds the array's fill value, as Zarr has it, and is noted; where there is no fill value (null),
-it is missing. One that is there but empty or cut short is damaged.
+it is missing. One that is there but empty is refused before anything is decoded, one that is cut short when it is.
 """
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -24,7 +25,7 @@ from pipeline.types import Array, Geometry
 
 _HINT = "copy or export the folder again"
 _UNITS = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6, "angstrom": 1e-4}
-_METADATA = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
+_CHUNK = re.compile(r"(c\.)?\d+(\.\d+)*")  # the last part of its path
 
 
 def open_zarr(path: Path, choice: Choice) -> FileSource:
@@ -253,11 +254,17 @@ class _Level:
         return Missing(absent, total, note)
 
     def _count(self) -> tuple[int, int]:
-        """Number and bytes of the chunk files."""
+        """Number and bytes of the chunk files; raises ImageError where some are empty."""
         number = size = 0
+        empty: list[Path] = []
         for folder, _, names in os.walk(self.path):
-            for name in names:
-                if name not in _METADATA and not name.startswith("."):
-                    number += 1
-                    size += os.stat(os.path.join(folder, name)).st_size  # noqa: PTH116, PTH118 - as many as chunks
+            for name in filter(_CHUNK.fullmatch, names):
+                here = os.stat(os.path.join(folder, name)).st_size  # noqa: PTH116, PTH118 - as many as chunks
+                number, size = number + 1, size + here
+                if not here:
+                    empty.append(Path(folder, name))
+        if empty:
+            first = min(empty).relative_to(self.path).as_posix()
+            came = f"{len(empty):,} chunk file{'s' if len(empty) > 1 else ''} of 0 bytes, first {first}"
+            raise ImageError(str(self.path), came, "whole chunks", _HINT)
         return number, size
