@@ -126,7 +126,7 @@ def test_a_fourth_axis_needs_a_word(tmp_path):
     series = np.stack([VOXELS, VOXELS + 100], axis=-1)
     path = save(tmp_path / "a.nii", series)
     for pages in ("refuse", "stack"):
-        with pytest.raises(ImageError, match="pages: channels"):
+        with pytest.raises(ImageError, match="--pages channels"):
             open_image(path, pages=pages)
     source = open_image(path, pages="channels")
     assert source.shape == (2, 4, 3, 2)

@@ -30,7 +30,7 @@ def paged(tmp_path):
 
 def test_pages_are_not_guessed(paged):
     """Three pages may be slices or channels: without a word they are refused, with one they are that."""
-    with pytest.raises(ImageError, match="pages: stack"):
+    with pytest.raises(ImageError, match="--pages stack"):
         open_image(paged)
     stack, channels = open_image(paged, pages="stack"), open_image(paged, pages="channels")
     assert (stack.shape, stack.axes) == ((1, 3, 20, 23), "CZYX")
