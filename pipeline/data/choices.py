@@ -87,10 +87,10 @@ def _undecided(where: str, axes: Sequence[str], lengths: Mapping[str, int]) -> I
     wanted = "one page or time point" if len(axes) == 1 else "at most one axis beside channels and slices"
     first = "T" if "T" in axes else axes[0]
     takes = f"--time 0 to {lengths[first] - 1} takes one of them"
-    says = "--pages says what they all are (pages: stack, pages: channels)"
+    says = "--pages stack or --pages channels says what they all are"
     hint = f"{takes}, {says}" if len(axes) == 1 else f"{takes} of axis {first}; else save one position a file"
     if len(axes) == 1 and "Z" in lengths and lengths["Z"] > 1:
-        hint = f"{takes}, pages: channels takes them as channels"
+        hint = f"{takes}, --pages channels takes them all as channels"
     return ImageError(where, named, wanted, hint)
 
 

@@ -63,6 +63,14 @@ def write_nifti(path: Path, labels: Labels, dtype: type, geometry: Geometry, lik
     return atomic_write(path, put)
 
 
+def _unit(geometry: Geometry) -> str:
+    """The unit of the affine: the spacing's, or mm where a spacing was told that is not the file's own."""
+    if geometry.affine is None:
+        return geometry.unit
+    own = np.linalg.norm(geometry.affine[:3, : len(geometry.spacing)], axis=0)
+    return geometry.unit if np.allclose(own, geometry.spacing[::-1], rtol=1e-3) else "mm"
+
+
 def _image(path: Path, voxels: Array, dtype: type, geometry: Geometry, like: Path | None) -> Any:
     """nibabel's image of voxels (x, y(, z)), which it casts as it writes them."""
     import nibabel
@@ -74,7 +82,7 @@ def _image(path: Path, voxels: Array, dtype: type, geometry: Geometry, like: Pat
         affine = np.diag((*scale, 1.0)) if geometry.affine is None else geometry.affine
         image = nibabel.Nifti1Image(voxels, affine)
         image.set_data_dtype(dtype)
-        image.header.set_xyzt_units({"um": "micron", "mm": "mm"}.get(geometry.unit, "unknown"))
+        image.header.set_xyzt_units({"um": "micron", "mm": "mm"}.get(_unit(geometry), "unknown"))
         return image
     source = load_nifti(like)
     shape = tuple(int(n) for n in source.shape[:3])

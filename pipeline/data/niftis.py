@@ -16,6 +16,7 @@ from pipeline.errors import ImageError
 from pipeline.types import Array, Geometry, Unit
 
 _HINT = "copy or export the file again"
+_PARALLEL = 1e-6  # smallest singular value of an affine's directions; float32 keeps seven digits
 _STRIP = 4 << 20  # bytes of rows that a plain 2-D file is read in
 _UNITS: dict[str, tuple[Unit, float]] = {"mm": ("mm", 1.0), "micron": ("um", 1.0), "meter": ("mm", 1000.0)}
 
@@ -37,13 +38,14 @@ def load_nifti(path: Path) -> Any:
 
 
 def _check_header(path: Path, image: Any) -> None:
-    """nibabel accepts a NaN affine and an infinite slope, and makes a spacing of 0 one of 1: numbers would be wrong."""
+    """nibabel accepts a NaN or flat affine and an infinite slope, and makes a spacing of 0 one of 1."""
     from nibabel.openers import ImageOpener
 
     if image.affine is None or not np.isfinite(image.affine).all():
         raise ImageError(
             str(path), "an affine with NaN or infinite numbers", "a finite 4x4 matrix", "repair the header"
         )
+    _check_axes(path, image)
     slope, inter = image.dataobj.slope, image.dataobj.inter
     with ImageOpener(str(path)) as file:  # the loaded header has forgotten its scaling
         header = image.header_class.from_fileobj(file, check=False)
@@ -53,6 +55,21 @@ def _check_header(path: Path, image: Any) -> None:
         raise ImageError(str(path), f"a spacing of {stated}", "finite numbers above 0", "repair the header")
     if np.isinf(raw) or not (np.isfinite(slope) and np.isfinite(inter)):
         raise ImageError(str(path), f"scl_slope {raw}, scl_inter {inter}", "finite scaling", "repair the header")
+
+
+def _check_axes(path: Path, image: Any) -> None:
+    """Raise ImageError where the affine gives no place to an axis of more than one voxel, or two axes one direction."""
+    used = [axis for axis, length in enumerate(image.shape[:3]) if length > 1]
+    columns = np.asarray(image.affine, np.float64)[:3, used]
+    lengths = np.linalg.norm(columns, axis=0)
+    flat = [name for name, length in zip(np.array(list("xyz"))[used], lengths, strict=True) if not length > 0]
+    if flat:
+        came = f"an affine that does not move along {' and '.join(flat)}"
+    elif used and np.linalg.svd(columns / lengths, compute_uv=False)[-1] < _PARALLEL:
+        came = "an affine whose axes lie in one plane or line (its determinant is 0)"
+    else:
+        return
+    raise ImageError(str(path), came, "one that can be inverted", "repair the header (sform, qform)")
 
 
 def nifti_geometry(path: Path, image: Any, dimensions: int) -> Geometry:

@@ -99,11 +99,21 @@ def pyramid_geometries(geometry: Geometry, levels: Sequence[tuple[int, ...]]) ->
     )
 
 
+@dataclass(frozen=True)
+class Missing:
+    """How many tiles, strips or chunks a level of a file leaves out, of how many, and what is read in their place."""
+
+    count: int = 0
+    total: int = 0
+    note: str = ""  # what a person should know of it
+
+
 @dataclass
 class FileSource:
     """An image file whose header has been read; see `pipeline.types.ImageSource`.
 
-    `grids` and `geometries` hold one entry a pyramid level, the full one first; `axes` is CYX or CZYX.
+    `grids` and `geometries` hold one entry a pyramid level, the full one first, and so does `absent` of formats that
+    may leave out tiles; `axes` is CYX or CZYX.
     """
 
     path: Path
@@ -114,7 +124,7 @@ class FileSource:
     alpha: bool = False  # the file has an alpha channel, which reading drops
     mode: str = ""  # how the file stores colour: grey, RGB, RGBA, palette ...
     white: int | None = None  # the number that stands for white turned round, where the file stores white as 0
-    notes: tuple[str, ...] = ()  # what a person should know of what was read, such as tiles that are not there
+    absent: tuple[Missing, ...] = ()
     multiscale: Multiscale | None = None  # what an OME-Zarr states of its grid, for its labels to state too
     max_megapixels: float = 400.0  # most that is read at once
     on_decode: OnDecode | None = field(default=None, repr=False)  # told (level, C, Z, Y, X) of every block decoded
@@ -135,6 +145,11 @@ class FileSource:
         self.block = (min(first.block[2], first.shape[2]), min(first.block[3], first.shape[3]))
         self.channels = self.channels or channel_names(self.shape[0])
         self._cache = BlockCache(max(capacity(grid) for grid in self.grids))
+
+    @property
+    def missing(self) -> Missing:
+        """What the full level leaves out."""
+        return self.absent[0] if self.absent else Missing()
 
     def keep(self, rows: int) -> None:
         """Keep so many decoded rows that full-width bands sharing up to `rows` of them decode every block once."""
@@ -178,7 +193,8 @@ class FileSource:
             shapes = ", ".join(f"{i}: {' x '.join(map(str, s))}" for i, s in enumerate(self.levels))
             raise ImageError(str(self.path), f"--level {level}", f"one of {shapes}", "give another --level")
         stated = self.multiscale and self.multiscale.from_level(level)
-        return replace(self, grids=self.grids[level:], geometries=self.geometries[level:], multiscale=stated)
+        grids, geometries, absent = self.grids[level:], self.geometries[level:], self.absent[level:]
+        return replace(self, grids=grids, geometries=geometries, absent=absent, multiscale=stated)
 
     def read(self, window: Window | None = None, level: int = 0) -> Image:
         """Read the image, or a window of it in ((Z,) Y, X) of a level; raises ImageError for damaged or missing pixels.

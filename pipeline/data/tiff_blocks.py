@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.blocks import FileBytes, Grid, Quad
-from pipeline.data.sources import BROKEN, check_claim
+from pipeline.data.sources import BROKEN, Missing, check_claim
 from pipeline.errors import ImageError
 from pipeline.types import Array
 
@@ -111,8 +111,8 @@ def _raw(series: Any, planes: NDArray[np.intp]) -> list[tuple[list[int], list[in
     return [([int(start) + int(number) * size], [size]) for number in planes.ravel()]
 
 
-def check_layout(layout: Layout) -> tuple[str, ...]:
-    """Raise ImageError where a segment is missing or lies beyond the end of the file; notes on those that may be."""
+def check_layout(layout: Layout) -> Missing:
+    """Raise ImageError where a segment is missing or lies beyond the end of the file; answers those that may be."""
     path, page = layout.path, layout.page
     size = path.stat().st_size
     offsets, counts = layout.offsets, layout.counts
@@ -120,7 +120,7 @@ def check_layout(layout: Layout) -> tuple[str, ...]:
         raise ImageError(str(path), f"a TIFF that ends early ({size} bytes)", "a whole image", HINT)
     kind = "tile" if page.is_tiled else "strip"
     if is_raw(layout):
-        return ()
+        return Missing()
     if offsets.shape[1] != layout.segments:
         claimed = f"{page.imagelength} x {page.imagewidth} pixels ({page.imagelength * page.imagewidth / 1e6:,.1f} Mpx)"
         came = f"a header of {claimed} in {layout.segments:,} {kind}s, and places of {offsets.shape[1]:,}"
@@ -132,15 +132,16 @@ def check_layout(layout: Layout) -> tuple[str, ...]:
     rows, columns = layout.chunk
     claimed = int((~empty).sum()) * min(rows, page.imagelength) * min(columns, page.imagewidth) * page.dtype.itemsize
     check_claim(str(path), claimed, int(counts.sum()))
-    return _sparse_notes(layout, kind, np.argwhere(empty), empty.size)
+    return _left_out(layout, kind, np.argwhere(empty), empty.size)
 
 
-def _sparse_notes(layout: Layout, kind: str, empty: Array, total: int) -> tuple[str, ...]:
+def _left_out(layout: Layout, kind: str, empty: Array, total: int) -> Missing:
     if not len(empty):
-        return ()
+        return Missing(0, total)
     named = ", ".join(str(number) for _, number in empty[:NAMED]) + (", ..." if len(empty) > NAMED else "")
     value = layout.page.nodata
-    return (f"{len(empty):,} of {total:,} {kind}s are not in the file, read as background {value}: {kind} {named}",)
+    note = f"{len(empty):,} of {total:,} {kind}s are not in the file, read as background {value}: {kind} {named}"
+    return Missing(len(empty), total, note)
 
 
 def is_raw(layout: Layout) -> bool:

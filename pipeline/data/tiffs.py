@@ -44,7 +44,7 @@ def _describe(path: Path, tiff: Any, choice: Choice) -> FileSource:
     look, alpha = _look(page)
     levels = level_series(series, reduced)
     layouts = [lay_out(path, level, planes, look) for level in levels]
-    notes, *_ = [check_layout(layout) for layout in layouts]
+    absent = tuple(check_layout(layout) for layout in layouts)
     file = FileBytes(path)
     grids = tuple(level_grid(layout, file) for layout in layouts)
     volume = roles.stack is not None
@@ -61,7 +61,7 @@ def _describe(path: Path, tiff: Any, choice: Choice) -> FileSource:
         alpha=alpha,
         white=2**look.inverted - 1 if look.inverted else None,
         mode="palette" if look.palette is not None else colour + ("+alpha" if alpha else ""),
-        notes=notes,
+        absent=absent,
         max_megapixels=choice.max_megapixels,
     )
 

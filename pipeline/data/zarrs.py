@@ -1,11 +1,12 @@
 """OME-Zarr (NGFF 0.4 in Zarr v2, 0.5 in Zarr v3): axes, units, pyramids and channel names as its metadata states.
 
 A chunk that is absent holds the array's fill value, as Zarr has it, and is noted; where there is no fill value (null),
-it is missing. One that is there but empty or cut short is damaged.
+it is missing. One that is there but empty is refused before anything is decoded, one that is cut short when it is.
 """
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -18,13 +19,13 @@ import numpy as np
 from pipeline.data.blocks import Grid, Quad
 from pipeline.data.choices import Choice, Roles, choose_roles, pick_series
 from pipeline.data.multiscales import Level, Multiscale, Transforms, pick_transforms
-from pipeline.data.sources import BROKEN, FileSource, check_claim, check_grid, kept_dtype, stated_geometry
+from pipeline.data.sources import BROKEN, FileSource, Missing, check_claim, check_grid, kept_dtype, stated_geometry
 from pipeline.errors import ImageError
 from pipeline.types import Array, Geometry
 
 _HINT = "copy or export the folder again"
 _UNITS = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6, "angstrom": 1e-4}
-_METADATA = frozenset({"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"})
+_CHUNK = re.compile(r"(c\.)?\d+(\.\d+)*")  # the last part of its path
 
 
 def open_zarr(path: Path, choice: Choice) -> FileSource:
@@ -55,7 +56,7 @@ def open_zarr(path: Path, choice: Choice) -> FileSource:
         channels=labels if len(labels) == grids[0].shape[0] else (),
         mode="grey" if grids[0].shape[0] == 1 else "channels",
         multiscale=_stated(where, multiscale, levels, sorted(kept, key="ZYX".find)),
-        notes=levels[0].check(),
+        absent=tuple(level.check() for level in levels),
         max_megapixels=choice.max_megapixels,
     )
 
@@ -231,14 +232,15 @@ class _Level:
         except BROKEN as error:
             raise ImageError(str(file), f"a damaged chunk ({error})", "a whole chunk", _HINT) from error
 
-    def check(self) -> tuple[str, ...]:
-        """Raise ImageError where the files cannot hold what the metadata claims; a note on chunks that are absent."""
+    def check(self) -> Missing:
+        """Raise ImageError where the files cannot hold what the metadata claims; answers the chunks that are absent."""
         files = [ceil(n / c) for n, c in zip(self.array.shape, self.files, strict=True)]
         found, size = self._count()
         check_claim(str(self.path), prod(map(int, self.array.shape)) * self.array.dtype.itemsize, size)
-        absent = prod(files) - found
+        total = prod(files)
+        absent = total - found
         if absent <= 0:
-            return ()
+            return Missing(0, total)
         if self.array.fill_value is None:
             missing = next(
                 name
@@ -248,14 +250,21 @@ class _Level:
             came = f"{absent:,} chunks that are not there, first {missing}"
             raise ImageError(str(self.path), came, "every chunk, for the array has no fill value", _HINT)
         value = self.array.fill_value
-        return (f"{absent:,} of {prod(files):,} chunks are not in the folder, read as its fill value {value}",)
+        note = f"{absent:,} of {total:,} chunks are not in the folder, read as its fill value {value}"
+        return Missing(absent, total, note)
 
     def _count(self) -> tuple[int, int]:
-        """Number and bytes of the chunk files."""
+        """Number and bytes of the chunk files; raises ImageError where some are empty."""
         number = size = 0
+        empty: list[Path] = []
         for folder, _, names in os.walk(self.path):
-            for name in names:
-                if name not in _METADATA and not name.startswith("."):
-                    number += 1
-                    size += os.stat(os.path.join(folder, name)).st_size  # noqa: PTH116, PTH118 - as many as chunks
+            for name in filter(_CHUNK.fullmatch, names):
+                here = os.stat(os.path.join(folder, name)).st_size  # noqa: PTH116, PTH118 - as many as chunks
+                number, size = number + 1, size + here
+                if not here:
+                    empty.append(Path(folder, name))
+        if empty:
+            first = min(empty).relative_to(self.path).as_posix()
+            came = f"{len(empty):,} chunk file{'s' if len(empty) > 1 else ''} of 0 bytes, first {first}"
+            raise ImageError(str(self.path), came, "whole chunks", _HINT)
         return number, size

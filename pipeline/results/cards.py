@@ -38,6 +38,8 @@ class Card:
     pixels: float = math.nan
     seams: float = math.nan  # of streamed images: objects across borders of tiles, over those to be expected
     agreement: float = math.nan  # of streamed images: AP at IoU .9 with windows that were segmented at once
+    missing: float = math.nan  # tiles, strips or chunks that are not in the file, of `tiles`
+    tiles: float = math.nan
     plain: str = ""
     lines: str = ""
 
@@ -112,6 +114,8 @@ def read_cards(images: "pd.DataFrame", classes: Sequence[str] = ()) -> list[Card
             fractions={name: _float(row, fraction_column(name)) for name in classes},
             seams=_float(row, "model_seams"),
             agreement=_float(row, "model_agreement"),
+            missing=_float(row, "missing_tiles"),
+            tiles=_float(row, "tiles"),
             pixels=math.prod(_float(row, name) for name in ("height", "width", "planes")),
         )
         for row in rows

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FLAGS: dict[str, tuple[str, str]] = {  # code -> title, what to look for
+    "missing_tiles": (
+        "Missing tiles",
+        "parts of the picture are not in its file and were read as background: left out on purpose, or lost in a copy?",
+    ),
     "no_objects": ("No objects", "nothing was found: is the image empty, out of focus, or of another kind?"),
     "low_confidence": (
         "Low confidence",
@@ -182,12 +186,15 @@ def flags(
     ...     {"objects": 9, "median_area": 5000, "model_zoom": 0.25}, diameter=20
     ... )
     (['out_of_range'], [])
+    >>> flags({"objects": 0, "missing_tiles": 10, "tiles": 20})
+    ['missing_tiles', 'no_objects']
     >>> flags({"objects": 9, "model_cut": 1, "model_seams": 0.2})
     ['cut_objects', 'seams']
     """
     objects = _number(row, "objects")
+    missing = _number(row, "missing_tiles") > 0
     if objects == 0:
-        return ["no_objects"]
+        return ["missing_tiles", "no_objects"] if missing else ["no_objects"]
     area, width = _number(row, "median_area"), _number(row, "edge_width")
     radius = math.sqrt(area / math.pi) if area > 0 else math.nan
     zoom = _number(row, "model_zoom")
@@ -196,6 +203,7 @@ def flags(
     crowd = folder.distance("density", _number(row, "density"), 2.0)
     size = folder.distance("median_area", area, 1.6)
     found = {
+        "missing_tiles": missing,
         "low_confidence": _number(row, "confidence") < (confidence or MIN_CONFIDENCE),
         "blurred": width / radius > MAX_BLUR or folder.distance("edge_width", width, 1.8) > UNUSUAL,
         "low_contrast": _number(row, "contrast") < MIN_CONTRAST,

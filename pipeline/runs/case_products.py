@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.data.multiscales import Multiscale
+    from pipeline.data.sources import FileSource
     from pipeline.runs.segment_case import Answer
 
 PICTURES = f"{STATE}/pictures"
@@ -67,6 +68,12 @@ def describe_small(answer: "Answer", objects: "pd.DataFrame") -> dict[str, Any]:
     if classes := getattr(answer, "classes", ()):
         row = of_classes(row, fractions(np.bincount(answer.labels.ravel(), minlength=len(classes)), classes))
     return {name: plain(value) for name, value in row.items()}
+
+
+def left_out(opened: "FileSource") -> dict[str, int]:
+    """The columns of images.csv of a file that leaves out tiles, strips or chunks; none of a file that is whole."""
+    missing = opened.missing
+    return {"missing_tiles": missing.count, "tiles": missing.total} if missing.count else {}
 
 
 def of_classes(row: dict[str, Any], parts: Mapping[str, float]) -> dict[str, Any]:

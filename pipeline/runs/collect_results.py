@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.data.files import atomic_write, sha256_file
+from pipeline.data.files import atomic_write, remove, sha256_file
 from pipeline.results.ledger import Entry, Ledger, Product, read_product
 from pipeline.results.lock import STATE, writing
 from pipeline.runs.case_products import picture_path
@@ -144,6 +144,16 @@ def drop_orphans(out: Path, ledger: Ledger) -> None:
         for path in folder.glob("*.parquet") if folder.is_dir() else ():
             if path.name not in ledger.shards:
                 path.unlink(missing_ok=True)
+
+
+def drop_replaced(out: Path, before: Mapping[str, Entry], ledger: Ledger) -> None:
+    """Remove label files that were on record `before` this run and are not now: labels are of another kind."""
+    named = {name for entry in ledger.entries.values() for name in entry.outputs}
+    replaced = (entry for path, entry in before.items() if ledger.entries[path] is not entry)
+    stale = {name for entry in replaced for name in entry.outputs if name.startswith("labels/")} - named
+    with writing(out):
+        for name in stale:
+            remove(out / name)
 
 
 class Pictures(Mapping[str, bytes]):

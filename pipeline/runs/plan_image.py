@@ -23,7 +23,7 @@ def is_alone(shape: Sequence[int], zoom: float) -> bool:
 
 
 def can_stream(opened: "FileSource") -> bool:
-    """Whether an image may be streamed; NIfTI never is, for its labels are NIfTI too."""
+    """Whether an image may be streamed; never where its labels are NIfTI."""
     return label_suffix(opened.path.name) != ".nii.gz"
 
 

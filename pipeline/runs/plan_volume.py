@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.config import PrepareConfig
 from pipeline.errors import ImageError
+from pipeline.results.names import label_suffix
 from pipeline.runs.plan_large import PROCESS
 from pipeline.types import ImageSource
 
@@ -26,7 +27,7 @@ def volume_memory(source: ImageSource, record: Mapping[str, Any]) -> float:
     features = 4 * (BESIDE * max(16, *(network.get("filters") or (32,))[:1]) + 2 * outputs)
     held = prod(source.shape) * source.dtype.itemsize
     if record.get("target", {}).get("kind") == "classes":
-        labels = prod(shape) * (1 if source.path.name.lower().endswith((".nii", ".nii.gz")) else 3)
+        labels = prod(shape) * (1 if label_suffix(source.path.name) == ".nii.gz" else 3)
         return PROCESS + held + labels + 4.0 * outputs * slab + max(AT_HAND, features * box)
     decided = max(prod(shape), prod(grid))
     answer = 4.0 * outputs * decided

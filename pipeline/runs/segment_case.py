@@ -22,6 +22,7 @@ from pipeline.results.lock import writing
 from pipeline.runs.case_products import (
     describe_small,
     label_paths,
+    left_out,
     picture_path,
     plain,
     remove_others,
@@ -164,8 +165,8 @@ def _check_unchanged(case: Case, before: Stamp) -> None:
 def _open(case: Case, job: ChunkJob, stages: Stages) -> "FileSource":
     with stages.stage("open"):
         opened = open_asked(case.image, job.config)
-    for note in opened.notes:
-        log.warning("%s: %s", case.relative, note)
+    if opened.missing.note:
+        log.warning("%s: %s", case.relative, opened.missing.note)
     return opened
 
 
@@ -209,7 +210,7 @@ def _stream(case: Case, job: ChunkJob, opened: "FileSource", source: Product, st
     remove_others(case, job.out, outputs)
     with stages.stage("picture"):
         write_picture(job.out / picture_path(case.id), large.overview, large.overview_labels, large.colours)
-    row = {name: plain(value) for name, value in describe_large(large, opened).items()}
+    row = {name: plain(value) for name, value in describe_large(large, opened).items()} | left_out(opened)
     entry = Entry(case.relative, case.id, "done", source, job.model_digest, job.settings, outputs, row, stages.rounded)
     return Worked(entry, large.table)
 
@@ -256,7 +257,7 @@ def _try(source: ImageSource) -> None:
 def _finish(case: Case, job: ChunkJob, opened: "FileSource", answer: Answer, source: Product, stages: Stages) -> Worked:
     with stages.stage("measure"):
         objects = measure_answer(answer)
-        row = describe_small(answer, objects)
+        row = describe_small(answer, objects) | left_out(opened)
     with stages.stage("write"):
         outputs = write_products(case, job.out, job.config.geojson, answer, opened.multiscale)
     with stages.stage("picture"):

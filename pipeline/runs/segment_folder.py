@@ -18,6 +18,7 @@ from pipeline.runs.collect_results import (
     Pictures,
     collect,
     drop_orphans,
+    drop_replaced,
     mark_tables,
     write_folder_report,
     write_tables,
@@ -79,9 +80,11 @@ def segment_folder(
         run = ledger.next_run()
         log.info("run %s of %s: %d to do, %d skipped", run, config.folder, len(plan.todo), len(plan.skipped))
         with Tracked(plan) as tracked:
+            before = dict(ledger.entries)
             tally = _run_chunks(plan, run, run_chunks, watch)
             ledger.refresh()
             drop_orphans(config.out, ledger)
+            drop_replaced(config.out, before, ledger)
             collected = collect(plan, ledger, run)
             return _finish(plan, collected, tally, tracked, ledger.root, started, began, watch)
 

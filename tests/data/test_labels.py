@@ -35,6 +35,17 @@ def nifti(path, shape=(5, 4, 3), affine=None, dtype=np.int16):
     return path
 
 
+@pytest.mark.parametrize(("spacing", "unit"), [((3.0, 2.0, 0.5), "mm"), ((4.0, 4.0, 4.0), "um")])
+def test_an_affine_is_written_in_its_own_unit(tmp_path, spacing, unit):
+    """The affine of a DICOM series is in mm, also where the spacing is one that was told, in um."""
+    affine = np.array([[-0.5, 0, 0, 7], [0, -2.0, 0, -3], [0, 0, 3.0, 1], [0, 0, 0, 1]])
+    write_labels(tmp_path / "a.nii.gz", np.ones((4, 5, 6), np.uint32), Geometry(spacing, unit, affine), tmp_path)
+    read = nibabel.load(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(read.affine, affine)
+    assert (read.shape, read.header.get_xyzt_units()[0]) == ((6, 5, 4), "mm")
+    assert read_labels(tmp_path / "a.nii.gz")[1].spacing == (3.0, 2.0, 0.5)
+
+
 @pytest.mark.parametrize("name", ["a.tif", "a.nii.gz", "a.nii"])
 @pytest.mark.parametrize("shape", [(6, 7), (3, 6, 7)])
 def test_labels_come_back(tmp_path, name, shape):

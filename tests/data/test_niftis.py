@@ -94,12 +94,39 @@ def test_a_nan_affine_is_refused(tmp_path):
         open_image(path)
 
 
+@pytest.mark.parametrize(
+    ("rows", "came"),
+    [
+        ([[1, 0, 0, 5], [0, 0, 0, 0], [0, 0, 0, 0]], "does not move along y and z"),
+        ([[2, 0, 0, 5], [0, 2, 0, 5], [0, 0, 0, 5]], "does not move along z"),
+        ([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 3, 0]], "determinant is 0"),
+    ],
+)
+def test_an_affine_that_cannot_be_inverted_is_refused(tmp_path, rows, came):
+    """An sform with rows of zeros, or two axes in one direction, beside a pixdim of 1: nibabel loads it."""
+    path = patched(save(tmp_path / "a.nii", affine=np.eye(4)), 280, np.array(rows, "<f4").tobytes())
+    patched(path, 252, np.array([0, 1], "<i2").tobytes())
+    assert (
+        np.linalg.det(nibabel.load(path).affine) == 0 and nibabel.load(path).header["pixdim"][1:4].tolist() == [1] * 3
+    )
+    with pytest.raises(ImageError, match=rf"a\.nii.*{came}"):
+        open_image(path)
+
+
+def test_an_affine_may_be_flat_along_an_axis_of_one_voxel(tmp_path):
+    """A plane has no third direction to be wrong; sheared and tiny voxels are well."""
+    rows = np.array([[1e-4, 0, 0, 5], [5e-5, 1e-4, 0, 5], [0, 0, 0, 5]], "<f4")
+    path = patched(save(tmp_path / "a.nii", VOXELS[..., :1], np.eye(4)), 280, rows.tobytes())
+    patched(path, 252, np.array([0, 1], "<i2").tobytes())
+    assert open_image(path).shape == (1, 3, 2)
+
+
 def test_a_fourth_axis_needs_a_word(tmp_path):
     """A series is refused unless its axis is said to be channels."""
     series = np.stack([VOXELS, VOXELS + 100], axis=-1)
     path = save(tmp_path / "a.nii", series)
     for pages in ("refuse", "stack"):
-        with pytest.raises(ImageError, match="pages: channels"):
+        with pytest.raises(ImageError, match="--pages channels"):
             open_image(path, pages=pages)
     source = open_image(path, pages="channels")
     assert source.shape == (2, 4, 3, 2)

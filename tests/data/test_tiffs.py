@@ -10,6 +10,7 @@ import pytest
 import tifffile
 
 from pipeline.data.images import open_image
+from pipeline.data.sources import Missing
 from pipeline.errors import ImageError
 from pipeline.types import Window
 
@@ -29,7 +30,7 @@ def paged(tmp_path):
 
 def test_pages_are_not_guessed(paged):
     """Three pages may be slices or channels: without a word they are refused, with one they are that."""
-    with pytest.raises(ImageError, match="pages: stack"):
+    with pytest.raises(ImageError, match="--pages stack"):
         open_image(paged)
     stack, channels = open_image(paged, pages="stack"), open_image(paged, pages="channels")
     assert (stack.shape, stack.axes) == ((1, 3, 20, 23), "CZYX")
@@ -297,9 +298,23 @@ def test_sparse_tiles_are_background_where_the_file_says_so(tmp_path):
     for name in ("TileOffsets", "TileByteCounts"):
         set_entries(tmp_path / "a.tif", name, {1: 0, 6: 0})
     source = open_image(tmp_path / "a.tif")
-    assert source.notes == ("2 of 16 tiles are not in the file, read as background 0: tile 1, 6",)
+    note = "2 of 16 tiles are not in the file, read as background 0: tile 1, 6"
+    assert source.missing == Missing(2, 16, note)
     pixels[:16, 16:32] = pixels[16:32, 32:48] = 0
     np.testing.assert_array_equal(source.read().pixels[0], pixels)
+
+
+def test_what_is_left_out_is_told_of_the_level_that_is_taken(tmp_path):
+    """Two tiles of the full level, none of the reduced one."""
+    pixels = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) + 1
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        options = {"tile": (16, 16), "metadata": None, "compression": "zlib"}
+        writer.write(pixels, subifds=1, **options)
+        writer.write(pixels[::2, ::2], subfiletype=1, **options)
+    for name in ("TileOffsets", "TileByteCounts"):
+        set_entries(tmp_path / "a.tif", name, {1: 0, 6: 0})
+    missing = [open_image(tmp_path / "a.tif", level=level).missing for level in (0, 1)]
+    assert [(m.count, m.total, bool(m.note)) for m in missing] == [(2, 16, True), (0, 4, False)]
 
 
 @pytest.mark.parametrize(("tag", "value"), [("TileByteCounts", 0), ("TileOffsets", 0)])

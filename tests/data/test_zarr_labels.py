@@ -128,13 +128,13 @@ def test_every_chunk_is_written_and_bytes_are_repeatable(tmp_path):
     labels = np.zeros((700, 1100), np.uint32)
     labels[650:690, 1000:1090] = 3
     first = write_labels(tmp_path / "a.zarr", labels, GEOMETRY)
-    assert open_image(tmp_path / "a.zarr").notes == ()
+    assert open_image(tmp_path / "a.zarr").missing.count == 0
     write_labels(tmp_path / "b" / "a.zarr", labels * 2, GEOMETRY)
     (tmp_path / "b/a.zarr/left over").write_text("")
     assert write_labels(tmp_path / "b" / "a.zarr", labels, GEOMETRY) == first
     assert [path.name for path in walk_files(tmp_path / "b")] == ["a.zarr"]
     (tmp_path / "a.zarr/0/c/0/0").unlink()
-    assert "1 of 6 chunks" in open_image(tmp_path / "a.zarr").notes[0]
+    assert "1 of 6 chunks" in open_image(tmp_path / "a.zarr").missing.note
 
 
 def stream(scratch, path, labels, side, order, multiscale):

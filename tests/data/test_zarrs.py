@@ -9,6 +9,7 @@ import pytest
 import zarr
 
 from pipeline.data.images import open_image
+from pipeline.data.sources import Missing
 from pipeline.errors import ImageError
 from pipeline.types import Window
 
@@ -129,10 +130,10 @@ def test_absent_chunks_are_background_and_noted(tmp_path, version):
     """A chunk that is not there holds the fill value, as the array says, and the source says how many."""
     pixels = RNG.integers(1, 256, (32, 32), np.uint8)
     path = write(tmp_path / "a.zarr", pixels, "yx", version, (16, 16), fill_value=7)
-    assert open_image(path).notes == ()
+    assert open_image(path).missing == Missing(0, 4)
     chunk_files(path)[0].unlink()
     source = open_image(path)
-    assert source.notes == ("1 of 4 chunks are not in the folder, read as its fill value 7",)
+    assert source.missing == Missing(1, 4, "1 of 4 chunks are not in the folder, read as its fill value 7")
     wanted = pixels.copy()
     wanted[:16, :16] = 7
     np.testing.assert_array_equal(source.read().pixels[0], wanted)
@@ -154,13 +155,40 @@ def test_a_missing_chunk_without_a_fill_value_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
-@pytest.mark.parametrize("keep", [0, 10])
-def test_a_chunk_that_is_cut_short_is_refused(tmp_path, version, keep):
-    """An empty or truncated chunk file is damage, never background; the chunks beside it are read."""
+@pytest.mark.parametrize("level", ["0", "1"])
+def test_an_empty_chunk_is_refused_before_it_is_decoded(tmp_path, version, level):
+    """0 bytes are no chunk, of no level: the header says so; a note that someone left beside the chunks is none."""
+    pixels = RNG.integers(1, 256, (32, 32), np.uint8)
+    path = write(tmp_path / "a.zarr", pixels, "yx", version, (8, 8), levels=2)
+    (path / level / "notes.txt").touch()
+    assert [missing.count for missing in open_image(path).absent] == [0, 0]
+    names = {"0.4": ("1/0", "1/1"), "0.5": ("c/1/0", "c/1/1")}[version]
+    files = [path / level / name for name in names]
+    if version == "0.4" and not files[0].exists():
+        files = [path / level / name.replace("/", ".") for name in names]
+    for file in files:
+        file.write_bytes(b"")
+    first = files[0].relative_to(path / level).as_posix()
+    with pytest.raises(ImageError, match=f"a.zarr/{level}: got 2 chunk files of 0 bytes, first {first}"):
+        open_image(path)
+
+
+def test_a_chunk_that_is_emptied_while_the_image_is_open_is_refused(tmp_path):
+    """It was whole when the header was read."""
+    path = write(tmp_path / "a.zarr", RNG.integers(1, 256, (32, 32), np.uint8), "yx", "0.5", (16, 16))
+    source = open_image(path)
+    (path / "0/c/1/1").write_bytes(b"")
+    with pytest.raises(ImageError, match="1/1: got no bytes"):
+        source.read()
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_chunk_that_is_cut_short_is_refused(tmp_path, version):
+    """A truncated chunk file is damage, never background; the chunks beside it are read."""
     pixels = RNG.integers(1, 256, (32, 32), np.uint8)
     path = write(tmp_path / "a.zarr", pixels, "yx", version, (16, 16))
     file = chunk_files(path)[3]
-    file.write_bytes(file.read_bytes()[:keep])
+    file.write_bytes(file.read_bytes()[:10])
     source = open_image(path)
     np.testing.assert_array_equal(source.read(Window((0, 0), (16, 32))).pixels[0], pixels[:16])
     with pytest.raises(ImageError, match=file.name):

@@ -40,6 +40,14 @@ def test_volume_and_picture_of_the_same_stem_do_not_clash():
     assert stems("a.nii.gz", "a.nii") == {"a.nii": "a", "a.nii.gz": "a.nii.gz"}
 
 
+def test_a_series_gives_way_to_the_nifti_of_its_name():
+    """Both have NIfTI labels; where the series had a TIFF before, it is the one that takes another name."""
+    assert stems("scan", "scan.nii.gz") == {"scan": "scan", "scan.nii.gz": "scan.nii.gz"}
+    known = {"scan": "scan", "scan.nii.gz": "scan"}
+    assert stems("scan", "scan.nii.gz", known=known) == {"scan.nii.gz": "scan", "scan": "scan.2"}
+    assert stems("scan", known={"scan": "scan"}) == {"scan": "scan"}
+
+
 def test_awkward_names_get_a_number():
     """Even where the name with its suffix is an image's own name."""
     assert stems("a.jpg", "a.png", "a.png.tif") == {"a.jpg": "a", "a.png": "a.png", "a.png.tif": "a.png.tif"}

@@ -196,6 +196,12 @@ def test_several_flags_come_in_one_order():
     assert all(title and advice for title, advice in FLAGS.values())
 
 
+def test_missing_tiles_are_flagged_first_also_where_nothing_was_found():
+    """What is not in the file makes every other number doubtful, and an empty image most of all."""
+    rows = pd.DataFrame({"objects": [0, 9, 9], "missing_tiles": [10, 1, np.nan], "touching": 0.9, "status": "done"})
+    assert flag_images(rows) == ["missing_tiles;no_objects", "missing_tiles;edge_touching", "edge_touching"]
+
+
 def test_texts_of_a_csv_are_numbers_too():
     """Rows read back from images.csv may hold texts and gaps."""
     assert flags({"objects": "0"}) == ["no_objects"]

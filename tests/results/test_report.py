@@ -107,6 +107,18 @@ def test_the_seam_score_stands_with_streamed_images_alone(tmp_path):
     assert "agreement" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def test_missing_tiles_are_numbered_with_the_image_alone(tmp_path):
+    """The flag's name, and how many of how many, in the text of the one image that lacks them."""
+    images = table()
+    images = images.assign(missing_tiles=[10, *[np.nan] * 4], tiles=[20, *[np.nan] * 4])
+    images.loc[0, "flags"] = "missing_tiles"
+    written(tmp_path, images)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert text.count("10 of 20 tiles are not in the file") == 1 and "Missing tiles" in text
+    written(tmp_path)
+    assert "not in the file" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_worst_come_first(tmp_path):
     """Two flags before one, one before none, and the unsure before the sure."""
     assert [card.name for card in worst_first(read_cards(table()))] == ["b.png", "c.png", "d.png", "a.png"]

@@ -11,6 +11,7 @@ import zarr
 from squares import fingerprint, make_model, rows_of
 
 from pipeline.config import SegmentConfig
+from pipeline.data.files import remove
 from pipeline.data.images import open_image
 from pipeline.errors import ImageError
 from pipeline.runs.plan_segmentation import LARGE_FILE, plan_segmentation
@@ -72,6 +73,18 @@ def zero_spacing(path: Path) -> None:
     volume(path, 80, np.array([0], "<f4").tobytes())
 
 
+def singular_affine(path: Path) -> None:
+    """An sform of which two rows are zeros; its code is 1."""
+    volume(
+        path, 252, np.array([0, 1], "<i2").tobytes() + bytes(24) + np.eye(3, 4, dtype="<f4")[:1].tobytes() + bytes(32)
+    )
+
+
+def empty_chunk(path: Path) -> None:
+    stated(lambda about: None)(path)
+    (path / "0/c/0/0").write_bytes(b"")
+
+
 def five_axes(path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 2, 2, 2), np.uint8), np.eye(4)), path)
 
@@ -87,6 +100,8 @@ BAD = {
     "absurd.tif": absurd_size,
     "affine.nii": nan_affine,
     "spacing.nii": zero_spacing,
+    "singular.nii": singular_affine,
+    "chunk.zarr": empty_chunk,
     "axes.nii": five_axes,
     "axes.tif": five_axes_of_pages,
 }
@@ -115,6 +130,8 @@ def test_each_bad_file_says_what_is_wrong_and_the_good_are_done(run, folder, tmp
         "absurd.tif": "place for each|claims|Mpx",
         "affine.nii": "affine",
         "spacing.nii": "spacing|voxel size|pixdim",
+        "singular.nii": "affine that does not move along y and z",
+        "chunk.zarr": "1 chunk file of 0 bytes, first c/0/0",
         "axes.nii": "5|axes|dimensions",
         "axes.tif": "time point|slices|pages",
     }
@@ -125,11 +142,20 @@ def test_each_bad_file_says_what_is_wrong_and_the_good_are_done(run, folder, tmp
         assert row["hint"], name
         assert not (tmp_path / "out/labels" / name).exists()
     for name in BAD:
-        (folder / name).unlink()
+        remove(folder / name)
     run(folder=folder, out="alone")
     labels = {n: d for n, d in fingerprint(tmp_path / "out").items() if n.startswith("labels/")}
     assert labels == {n: d for n, d in fingerprint(tmp_path / "alone").items() if n.startswith("labels/")}
     assert len(labels) == 2
+
+
+def test_a_dry_run_says_no_to_each_bad_file(folder, tmp_path):
+    """What is wrong with them is found in their headers: `no` in place of `do`, and nothing is written."""
+    model = make_model(tmp_path / "model")
+    plan = plan_segmentation(SegmentConfig(folder=folder, out=tmp_path / "out", model=str(model), track=False))
+    refused = {planned.case.relative for planned in plan.todo if planned.refused}
+    assert refused == set(BAD) and not (tmp_path / "out").exists()
+    assert sum(line.startswith("no ") for line in plan.lines()) == len(BAD)
 
 
 def tag_of_zero(name: str, **options):

@@ -9,9 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from squares import fingerprint, rows_of
 
 from pipeline.data.labels import read_geojson, read_labels, write_labels
+from pipeline.results import names
+from pipeline.runs import case_products
 from pipeline.runs.score_labels import score_folder
 from pipeline.runs.verify_folder import verify_folder
 from pipeline.types import Geometry
@@ -85,6 +89,64 @@ def test_nifti_comes_back_as_nifti(run, images, tmp_path):
     before = path.read_bytes()
     assert run(force=True).done == 1
     assert path.read_bytes() == before
+
+
+def dicom_series(folder: Path) -> np.ndarray:
+    """Three slices of the grey picture, tilted in the scanner; answers their affine as NIfTI has it, by hand."""
+    across, down = np.array([0.0, 1, 0]), np.array([0.6, 0, -0.8])
+    step, first = 3 * np.cross(across, down), np.array([10.0, 20, 30])
+    series = generate_uid()
+    folder.mkdir()
+    for number in range(3):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data = FileDataset(str(number), {}, file_meta=meta, preamble=b"\0" * 128)
+        data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+        data.SeriesInstanceUID, data.Rows, data.Columns, data.SamplesPerPixel = series, *GREY.shape, 1
+        data.PhotometricInterpretation, data.PixelRepresentation = "MONOCHROME2", 0
+        data.BitsAllocated, data.BitsStored, data.HighBit = 8, 8, 7
+        data.PixelSpacing, data.ImageOrientationPatient = [2, 0.5], [*across, *down]
+        data.ImagePositionPatient = [float(x) for x in first + number * step]
+        data.PixelData = GREY.tobytes()
+        data.save_as(folder / f"{9 - number}.dcm", enforce_file_format=True)
+    affine = np.eye(4)
+    affine[:3] = np.stack([0.5 * across, 2 * down, step, first], axis=1)
+    return np.diag([-1.0, -1, 1, 1]) @ affine
+
+
+def test_labels_of_a_dicom_series_are_nifti_with_its_affine(run, images, tmp_path):
+    """Every voxel's label lies where the scanner had it; told another size, it still does."""
+    for path in images.iterdir():
+        path.unlink()
+    affine = dicom_series(images / "1.2.840")
+    for out, told in (("out", None), ("told", 4.0)):
+        assert run(out, pixel_size=told).failed == 0
+        read = nibabel.load(tmp_path / out / "labels/1.2.840.nii.gz")
+        np.testing.assert_allclose(read.affine, affine, atol=1e-6)
+        assert read.header.get_xyzt_units()[0] == "mm"
+        labels = np.asarray(read.dataobj)
+        assert labels.shape == (50, 40, 3) and ((labels > 0) == (EXPECTED.T[..., None] > 0)).all()
+    assert rows_of(tmp_path / "out")["1.2.840"]["labels"] == "labels/1.2.840.nii.gz"
+    assert (run().skipped, verify_folder(tmp_path / "out").findings) == (1, ())
+    scores = score_folder(tmp_path / "out", tmp_path / "told")
+    assert (scores["images"], scores["map"], scores["unexpected"]) == (1, 1, 0)
+
+
+def test_series_that_have_tiff_labels_are_done_again(run, images, tmp_path, monkeypatch):
+    """Results of before have `scan.tif`: the next run writes NIfTI and takes that TIFF away, and no other image's."""
+    dicom_series(images / "scan")
+    dicom_series(images / "grey_png")
+    with monkeypatch.context() as before:
+        before.setattr(names, "label_suffix", lambda *_: ".tif")
+        before.setattr(case_products, "label_suffix", lambda *_: ".tif")
+        assert run().done == 16
+    assert (tmp_path / "out/labels/scan.tif").is_file()
+    summary = run()
+    assert (summary.done, summary.skipped) == (2, 14)
+    found = {path.name for path in (tmp_path / "out/labels").iterdir()}
+    assert {"scan.nii.gz", "grey_png.nii.gz"} <= found and len(found) == 16 and "scan.tif" not in found
+    assert verify_folder(tmp_path / "out").findings == ()
 
 
 def test_objects_of_volumes_are_measured_in_voxels(run, images, tmp_path):

@@ -100,6 +100,34 @@ def test_a_streamed_image_ends_like_any_other(run, tmp_path, picture):
     assert verify_folder(out).exit_code == 0
 
 
+def leave_out(path, tiles):
+    """Take tiles of a TIFF out of its tables, as GDAL leaves out what is empty: no place and no bytes."""
+    with tifffile.TiffFile(path) as tiff:
+        tags = [tiff.pages[0].tags[name] for name in ("TileOffsets", "TileByteCounts")]
+    data = bytearray(path.read_bytes())
+    for tag in tags:
+        size = {3: 2, 4: 4, 16: 8}[int(tag.dtype)]
+        for tile in tiles:
+            data[tag.valueoffset + tile * size : tag.valueoffset + (tile + 1) * size] = bytes(size)
+    path.write_bytes(data)
+
+
+def test_missing_tiles_are_flagged_streamed_or_not(run, images, picture, tmp_path):
+    """Half of the tiles of a streamed image and one of a small one are not in the file: flagged, with the numbers."""
+    tifffile.imwrite(images / "small.tif", picture[:300, :300], tile=(256, 256), compression="zlib")
+    tifffile.imwrite(images / "whole.tif", picture[300:600, :300], tile=(256, 256), compression="zlib")
+    leave_out(images / "large.tif", range(50))
+    leave_out(images / "small.tif", [1])
+    assert run().done == 3
+    rows = pd.read_csv(tmp_path / "out/images.csv").set_index("path")
+    flags = rows["flags"].fillna("").str.contains("missing_tiles")
+    assert flags.to_dict() == {"large.tif": True, "small.tif": True, "whole.tif": False}
+    numbers = rows[["missing_tiles", "tiles"]].fillna(-1).astype(int).T.to_dict("list")
+    assert numbers == {"large.tif": [50, 121], "small.tif": [1, 4], "whole.tif": [-1, -1]}
+    report = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert "50 of 121 tiles are not in the file" in report and "1 of 4 tiles are not in the file" in report
+
+
 def test_its_labels_are_a_pyramid_with_the_objects_whole(run, tmp_path):
     """Three levels of tiles; a disc on the border of two blocks is one object."""
     run()
