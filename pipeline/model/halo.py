@@ -37,8 +37,11 @@ def probe_halos(
     """Halo along each of `axes` (default: all) of a network with one stride an axis, `((Z,) Y, X)`; None as above.
 
     The probe runs one image of `2 * limit + stride` rows an axis, in which all rows of one cell of the stride's grid
-    are NaN, and is content with a quarter or half of `limit` where the network sees no farther.
+    are NaN, and is content with a quarter or half of `limit` where the network sees no farther. Networks whose modules
+    say that they take statistics of the whole field are not run at all.
     """
+    if unet.has_global_statistics(network):
+        return None
     was_training = network.training
     network.eval()
     halos: list[int] = []

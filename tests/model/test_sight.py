@@ -78,6 +78,8 @@ def test_the_halo_takes_one_image_an_axis() -> None:
     network.register_forward_hook(lambda _, given, __: asked.append(given[0].shape[2:]))
     assert probe_halos(network, 1, (4, 4, 4), limit=32) == (8, 4, 4)
     assert asked == [(20, 8, 8), (36, 8, 8), (8, 20, 8), (8, 8, 20)]
+    network.append(nn.InstanceNorm3d(1))
+    assert probe_halos(network, 1, (4, 4, 4), limit=32) is None and len(asked) == 4
 
 
 @pytest.mark.parametrize("kind", sorted(SMALL))
