@@ -55,6 +55,7 @@ Examples:
     show_default=True,
     help="What the numbers of label images are: objects, or classes such as organs.",
 )
+@PAGES
 @click.option("--group", help="Regular expression on the path; images of one group are never split apart.")
 @click.option(
     "--fractions",

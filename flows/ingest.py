@@ -18,6 +18,7 @@ def ingest_folder_flow(
     manifest: Path,
     layout: Literal["auto", "dsb", "paired", "paired-nifti", "unlabelled"] = "auto",
     masks: Literal["instances", "classes"] = "instances",
+    pages: Literal["refuse", "stack", "channels"] = "refuse",
     group: str = "",
     train_fraction: float = 0.7,
     validation_fraction: float = 0.15,
@@ -33,6 +34,7 @@ def ingest_folder_flow(
         manifest: The CSV file to write. A whole path; the findings go beside it.
         layout: How the folder is laid out; auto detects it.
         masks: What the numbers of label images are: objects (instances), or classes such as organs.
+        pages: What the pages of a TIFF, or the 4th axis of a NIfTI, are: slices, channels, or nothing we may guess.
         group: A regular expression on the file's path; images of one group (patient, plate) are never split apart.
         train_fraction: Part of the images to train on (0 to 1).
         validation_fraction: Part of the images that decides when to stop.
@@ -46,6 +48,7 @@ def ingest_folder_flow(
         "manifest": absolute("manifest", manifest),
         "layout": layout,
         "masks": masks,
+        "pages": pages,
         "group": group or None,
         "fractions": (train_fraction, validation_fraction, test_fraction),
         "seed": seed,

@@ -33,7 +33,7 @@ TTA = click.option("--tta", is_flag=True, help="Mean over eight flips and turns:
 PAGES = click.option(
     "--pages",
     type=click.Choice(["refuse", "stack", "channels"]),
-    help="What the pages of a TIFF (or its time points) are.  [default: refuse]",
+    help="What the pages of a TIFF, time points, or the 4th axis of a NIfTI are.  [default: refuse]",
 )
 SERIES = click.option("--series", metavar="N|NAME", help="Which image of a file that holds several, from 0 or by name.")
 TIME = click.option("--time", type=click.IntRange(0), metavar="N", help="Which time point of a series, from 0.")

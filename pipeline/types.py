@@ -17,6 +17,7 @@ from pipeline.errors import ImageError
 FORMAT_VERSION: Final = 1
 Unit = Literal["px", "um", "mm"]
 Split = Literal["train", "val", "test", "unlabelled"]
+Pages = Literal["refuse", "stack", "channels"]  # what pages, time points or the 4th axis of a NIfTI are
 Modality = Literal["fluorescence", "stained", "grey_bright", "unknown"]
 Array = NDArray[Any]
 Labels = NDArray[np.uint32]
@@ -103,7 +104,8 @@ class Case:
 
     `mask_kind` says how `masks` are to be read: one binary file an instance, one label image of objects, one
     of classes, one GeoJSON, or none.
-    `relative` is the image's path below the data set's root, with forward slashes.
+    `relative` is the image's path below the data set's root, with forward slashes. `pages` is what the image is opened
+    with, as the ingest was told.
     """
 
     id: str
@@ -117,6 +119,7 @@ class Case:
     sha256: str = ""
     objects: int | None = None
     shape: tuple[int, ...] = ()
+    pages: Pages = "refuse"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ class IngestConfig(Strict):
     manifest: Path
     layout: Literal["auto", "dsb", "paired", "paired-nifti", "unlabelled"] = "auto"
     masks: Literal["instances", "classes"] = "instances"  # what the numbers of label images are
+    pages: Literal["refuse", "stack", "channels"] = "refuse"  # as in ImageOptions; the manifest keeps it
     group: str | None = (
         None  # a regular expression; its first bracket (or the whole match) on the relative path is the group
     )

@@ -59,7 +59,7 @@ def _bytes(path: Path) -> bytes:
 def audit_case(case: Case) -> Audited:
     """Read the image and every mask of a case; nothing is raised for what is wrong with them, it is found."""
     try:
-        source = open_image(case.image)
+        source = open_image(case.image, pages=case.pages)
         image = source.read()
         digest = hashlib.sha256(_bytes(case.image))
     except InputError as error:

@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ImageError
-
-Pages = Literal["refuse", "stack", "channels"]
+from pipeline.types import Pages
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ by their first bytes, not by their names; the suffix decides only what a folder 
 from pathlib import Path
 from typing import Final, Literal
 
-from pipeline.data.choices import Choice, Pages, refuse_choice
+from pipeline.data.choices import Choice, refuse_choice
 from pipeline.data.sources import BROKEN, FileSource
 from pipeline.errors import ImageError
+from pipeline.types import Pages
 
 WANTED: Final = "PNG, JPEG, BMP, TIFF, SVS, OME-Zarr, NIfTI, DICOM, CZI, ND2 or LIF"
 _DOUBLE = (".nii.gz", ".ome.tif", ".ome.tiff", ".ome.btf", ".ome.zarr")

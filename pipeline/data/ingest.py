@@ -49,6 +49,7 @@ def ingest(config: IngestConfig, watch: Watch = unwatched) -> Ingested:
     began = time.perf_counter()
     pattern = compile_group(config.group)
     found = discover(config.folder, config.layout, stamp=True)
+    found = replace(found, cases=tuple(replace(case, pages=config.pages) for case in found.cases))
     folder = kept.cache_folder(config.cache)
     path = kept.summary_path(folder, _key(found, config))
     summary = kept.read_summary(path)
@@ -73,7 +74,7 @@ def ingest(config: IngestConfig, watch: Watch = unwatched) -> Ingested:
 
 def _key(found: Discovered, config: IngestConfig) -> str:
     """sha256 over what stat says of every file, and over every setting that changes the result."""
-    asked = (config.group, config.fractions, config.seed, config.masks, config.contiguous)
+    asked = (config.group, config.fractions, config.seed, config.masks, config.contiguous, config.pages)
     settings = (REVISION, found.layout, str(found.root), *asked)
     return hashlib.sha256(f"{settings!r}\n{found.stamp}".encode(errors="surrogateescape")).hexdigest()
 
@@ -218,7 +219,7 @@ def load_case(case: Case, cache: Path | None = None) -> tuple[Image, Labels]:
     Labels come from the cache, and are made again where they are missing or damaged. Raises ManifestError where the
     files are not those that were ingested, and ImageError or MaskError where they cannot be read.
     """
-    image = open_image(case.image).read()
+    image = open_image(case.image, pages=case.pages).read()
     shape = image.spatial_shape
     if case.mask_kind == "none" or not case.sha256:
         return image, merge_case(case, shape).labels

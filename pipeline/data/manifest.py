@@ -4,6 +4,8 @@ The first line names the format, the layout and the root, so that the file says 
 
     # maskline manifest format_version=1 layout=dsb root=$MASKLINE_DATA/dsb2018/stage1_train
     case,image,masks,mask_kind,split,group,modality,height,width,objects,sha256
+
+Where the ingest was told what pages, or the 4th axis of a NIfTI, are, `pages=channels` (or `stack`) follows the layout.
 """
 
 import csv
@@ -12,15 +14,15 @@ import io
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from pipeline.config import IngestConfig
 from pipeline.data.files import atomic_write
 from pipeline.errors import InputError, ManifestError
-from pipeline.types import FORMAT_VERSION, Case, Modality, Split
+from pipeline.types import FORMAT_VERSION, Case, Modality, Pages, Split
 
 COLUMNS = ("case", "image", "masks", "mask_kind", "split", "group", "modality", "height", "width", "objects", "sha256")
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -29,7 +31,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "modality": get_args(Modality),
 }
 VARIABLE = "MASKLINE_DATA"
-HEADER = re.compile(r"# maskline manifest format_version=(\d+) layout=(\S+) root=(.+)")
+HEADER = re.compile(r"# maskline manifest format_version=(\d+) layout=(\S+)(?: pages=(stack|channels))? root=(.+)")
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,11 @@ def read_manifest(path: Path, *, check_files: bool = True) -> Manifest:
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(str(path), str(error), "a readable UTF-8 CSV file", "check the path") from None
     rows = list(csv.reader(io.StringIO(text, newline="")))
-    layout, root = _read_header(rows[0][0] if rows and rows[0] else "", path)
+    layout, pages, root = _read_header(rows[0][0] if rows and rows[0] else "", path)
     columns = tuple(rows[1][: len(COLUMNS)]) if len(rows) > 1 else ()
     if columns != COLUMNS:
         raise ManifestError(f"{path}, line 2", ",".join(columns) or "nothing", ",".join(COLUMNS), "restore the header")
-    cases = [_read_row(row, root, f"{path}, row {n}") for n, row in enumerate(rows[2:], 1) if any(row)]
+    cases = [_read_row(row, root, pages, f"{path}, row {n}") for n, row in enumerate(rows[2:], 1) if any(row)]
     _refuse_twins((case.id for case in cases), path)
     if check_files:
         _refuse_missing(cases, path)
@@ -100,7 +102,8 @@ def write_manifest(path: Path, manifest: Manifest) -> str:
     """
     path = Path(path).absolute()
     _refuse_twins((case.id for case in manifest.cases), path)
-    about = f"format_version={FORMAT_VERSION} layout={manifest.layout} root={_write_root(manifest.root, path)}"
+    pages = next((f" pages={case.pages}" for case in manifest.cases if case.pages != "refuse"), "")
+    about = f"format_version={FORMAT_VERSION} layout={manifest.layout}{pages} root={_write_root(manifest.root, path)}"
     title = f"# maskline manifest {about}"
     if len(title.splitlines()) > 1:
         raise ManifestError(str(path), "a root with a line break in it", "one line", "rename the folder")
@@ -108,8 +111,10 @@ def write_manifest(path: Path, manifest: Manifest) -> str:
     return manifest.digest
 
 
-def load_data(data: Path, masks: Literal["instances", "classes"] = "instances") -> Manifest:
+def load_data(data: Path, masks: Literal["instances", "classes"] = "instances", pages: Pages = "refuse") -> Manifest:
     """FOLDER|MANIFEST: a `.csv` is read, a folder is ingested in memory with the defaults, its label images as `masks`.
+
+    `pages` is what its images are opened with; of a manifest, where it is not `refuse`, in place of what that says.
 
     Raises
     ------
@@ -119,26 +124,30 @@ def load_data(data: Path, masks: Literal["instances", "classes"] = "instances") 
     if data.is_dir():
         from pipeline.data.ingest import ingest  # ingest itself writes manifests
 
-        return ingest(IngestConfig(folder=data, manifest=data / "manifest.csv", masks=masks)).manifest
+        return ingest(IngestConfig(folder=data, manifest=data / "manifest.csv", masks=masks, pages=pages)).manifest
     if not data.exists():
         raise InputError(str(data), "nothing there", "a data folder or a manifest CSV", "check the path")
-    return read_manifest(data)
+    manifest = read_manifest(data)
+    if pages == "refuse":
+        return manifest
+    return replace(manifest, cases=tuple(replace(case, pages=pages) for case in manifest.cases))
 
 
-def _read_header(title: str, path: Path) -> tuple[str, Path]:
+def _read_header(title: str, path: Path) -> tuple[str, Pages, Path]:
     found = HEADER.fullmatch(title)
     if not found:
         raise ManifestError(
             f"{path}, line 1", repr(title[:80]), "'# maskline manifest format_version=...'", "ingest the folder again"
         )
-    version, layout, root = found.groups()
+    version, layout, said, root = found.groups()
+    pages = cast(Pages, said or "refuse")  # the pattern lets nothing else in
     if int(version) != FORMAT_VERSION:
         raise ManifestError(
             str(path), f"format_version {version}", str(FORMAT_VERSION), "update maskline or ingest again"
         )
     if root == f"${VARIABLE}" or root.startswith(f"${VARIABLE}/"):
-        return layout, Path(os.path.normpath(data_folder() / root[len(VARIABLE) + 2 :]))
-    return layout, Path(os.path.normpath(path.parent / root))
+        return layout, pages, Path(os.path.normpath(data_folder() / root[len(VARIABLE) + 2 :]))
+    return layout, pages, Path(os.path.normpath(path.parent / root))
 
 
 def _write_root(root: Path, path: Path) -> str:
@@ -149,7 +158,7 @@ def _write_root(root: Path, path: Path) -> str:
     return root.as_posix()
 
 
-def _read_row(row: list[str], root: Path, where: str) -> Case:
+def _read_row(row: list[str], root: Path, pages: Pages, where: str) -> Case:
     if len(row) < len(COLUMNS) or any(row[len(COLUMNS) :]):
         raise ManifestError(where, f"{len(row)} values", f"{len(COLUMNS)}", "restore the row or ingest again")
     values: dict[str, Any] = dict(zip(COLUMNS, row, strict=False))
@@ -171,6 +180,7 @@ def _read_row(row: list[str], root: Path, where: str) -> Case:
         sha256=values["sha256"],
         objects=objects,
         shape=() if height is None or width is None else (height, width),
+        pages=pages,
     )
 
 

@@ -224,8 +224,20 @@ _DECATHLON: Mapping[str, tuple[str, str]] = {  # md5 of MONAI, monai/apps/datase
 }
 
 
+_CHANNELS: Mapping[str, str] = {"brain-tumour": "FLAIR, T1w, T1gd, T2w", "prostate": "T2, ADC"}  # the 4th axis
+_TRAINED: Mapping[str, str] = {
+    "hippocampus": "maskline train hippocampus --data hippocampus.csv --out runs/hippocampus",
+    "prostate": "maskline train dynamic-unet-3d --data prostate.csv --out runs/prostate"
+    " --set prepare.channels=2 --set network.in_channels=2"
+    " --set 'target={kind: classes, names: [background, peripheral, transition]}'",
+}
+
+
 def _decathlon(name: str, task: str, md5: str) -> PublicSet:
     url = f"https://msd-for-monai.s3-us-west-2.amazonaws.com/{task}.tar"
+    channels = _CHANNELS.get(name, "")
+    count = len(channels.split(", "))
+    told = f"; {count} channels ({channels}): prepare.channels and network.in_channels are {count}" * bool(channels)
     return PublicSet(
         name=name,
         title=f"Medical Segmentation Decathlon, {task}",
@@ -234,9 +246,10 @@ def _decathlon(name: str, task: str, md5: str) -> PublicSet:
         licence=_BY_SA[0],
         licence_url=_BY_SA[1],
         arrangement=Folder(task),
-        holds="imagesTr/ and labelsTr/ (NIfTI), imagesTs/ without labels, dataset.json with the classes' names",
-        then=f"maskline ingest {{folder}} --masks classes --fractions 0.7 0.1 0.2 --out {name}.csv",
-        train="maskline train hippocampus --data hippocampus.csv --out runs/hippocampus" * (name == "hippocampus"),
+        holds="imagesTr/ and labelsTr/ (NIfTI), imagesTs/ without labels, dataset.json with the classes' names" + told,
+        then=f"maskline ingest {{folder}} --masks classes{' --pages channels' * bool(channels)}"
+        f" --fractions 0.7 0.1 0.2 --out {name}.csv",
+        train=_TRAINED.get(name, ""),
     )
 
 

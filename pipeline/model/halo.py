@@ -36,16 +36,19 @@ def probe_halos(
 ) -> tuple[int, ...] | None:
     """Halo along each of `axes` (default: all) of a network with one stride an axis, `((Z,) Y, X)`; None as above.
 
-    The probe runs one image of `2 * limit + stride` rows for each phase of the stride, and is content with a quarter
-    of `limit` where the network sees no farther.
+    The probe runs one image of `2 * limit + stride` rows an axis, in which all rows of one cell of the stride's grid
+    are NaN, and is content with a quarter or half of `limit` where the network sees no farther. Networks whose modules
+    say that they take statistics of the whole field are not run at all.
     """
+    if unet.has_global_statistics(network):
+        return None
     was_training = network.training
     network.eval()
     halos: list[int] = []
     try:
         for axis in range(len(strides)) if axes is None else axes:
-            halo = _along(network, channels, strides, axis, limit // 4)
-            halo = _along(network, channels, strides, axis, limit) if halo is None else halo
+            tried = (_along(network, channels, strides, axis, each) for each in (limit // 4, limit // 2, limit))
+            halo = next((found for found in tried if found is not None), None)
             if halo is None:
                 return None
             halos.append(halo)
@@ -55,9 +58,10 @@ def probe_halos(
 
 
 def _along(network: nn.Module, channels: int, strides: Sequence[int], axis: int, limit: int) -> int | None:
-    sides = [unet.Side(each) for each in strides]
-    reach = _reach(network, channels, sides, axis, limit, range(strides[axis]))
-    return None if reach is None else _halo(reach)
+    """The halo along `axis`: what one cell of the grid reaches, in whole cells, is what a cell's answer needs."""
+    stride, sides = strides[axis], [unet.Side(each) for each in strides]
+    reached = _poisoned(network, channels, sides, axis, limit, range(stride))
+    return None if reached is None else max(reached[1] // stride, -(reached[0] // stride)) * stride
 
 
 def _halo(reach: "Sequence[Reach]") -> int:
@@ -102,7 +106,7 @@ def probe_sight(network: nn.Module, channels: int, dimensions: int) -> Sight:
     reaches: list[list[Reach]] = []
     regular = True
     for axis in range(dimensions):
-        found = ((limit, _reach(drawn, channels, sides, axis, limit, None)) for limit in limits)
+        found = ((limit, _reach(drawn, channels, sides, axis, limit)) for limit in limits)
         limit, reach = next(((limit, each) for limit, each in found if each is not None), (0, None))
         if reach is None:
             return Sight(None, None, limits[-1])
@@ -117,12 +121,10 @@ def probe_sight(network: nn.Module, channels: int, dimensions: int) -> Sight:
 Reach = tuple[int, int]  # how many rows before and after one of a phase depend on it
 
 
-def _reach(
-    network: nn.Module, channels: int, sides: Sequence[unet.Side], axis: int, limit: int, phases: range | None
-) -> list[Reach] | None:
+def _reach(network: nn.Module, channels: int, sides: Sequence[unet.Side], axis: int, limit: int) -> list[Reach] | None:
     """The reach of a row of each phase of the stride along `axis`; None where it is `limit` or more.
 
-    All of `phases` are probed; without any, those between two whose rows reach up to the same two are not.
+    Phases between two whose rows reach up to the same two are not probed.
     """
     stride = sides[axis].step
     found: dict[int, tuple[int, int]] = {}  # the first and the last row that one of a phase reaches, from the phase 0
@@ -140,29 +142,38 @@ def _reach(
         middle = (low + high) // 2
         return probe(middle) and between(low, middle) and between(middle, high)
 
-    within = all(map(probe, phases if phases is not None else {0, stride - 1}))
-    if not within or (phases is None and not between(0, stride - 1)):
+    if not all(map(probe, {0, stride - 1})) or not between(0, stride - 1):
         return None
     return [(phase - found[phase][0], found[phase][1] - phase) for phase in range(stride)]
 
 
-@torch.inference_mode()
 def _one(
     network: nn.Module, channels: int, sides: Sequence[unet.Side], axis: int, limit: int, phase: int
 ) -> Reach | None:
-    """The reach of the row `phase` behind one on the stride's grid, by a NaN in it; None where `limit` or more."""
+    """The reach of the row `phase` behind one on the stride's grid; None where it is `limit` or more."""
+    found = _poisoned(network, channels, sides, axis, limit, range(phase, phase + 1))
+    return None if found is None else (phase - found[0], found[1] - phase)
+
+
+@torch.inference_mode()
+def _poisoned(
+    network: nn.Module, channels: int, sides: Sequence[unet.Side], axis: int, limit: int, phases: range
+) -> tuple[int, int] | None:
+    """The first and the last row that NaN in `phases` reach, all counted from a row on the stride's grid; None where
+    that is `limit` or more.
+    """
     stride = sides[axis].step
     shape = [side.above(2 * side.step) for side in sides]
     shape[axis] = rows = sides[axis].above(2 * (limit // stride * stride) + stride)
-    row = rows // 2 // stride * stride + phase
+    row = rows // 2 // stride * stride
     image = torch.zeros(1, channels, *shape)
-    image.select(2 + axis, row).fill_(torch.nan)
+    image.narrow(2 + axis, row + phases.start, len(phases)).fill_(torch.nan)
     poisoned = torch.isnan(network(image)).movedim(2 + axis, 0).flatten(1).any(dim=1).numpy()
     first, last = map(int, np.flatnonzero(poisoned)[[0, -1]])
     if first == 0 or last == len(poisoned) - 1:
         return None
     cut = (rows - len(poisoned)) // 2  # of a network whose answer is smaller than its image
-    return row - first - cut, last + cut - row
+    return first + cut - row, last + cut - row
 
 
 def dimensions(network: nn.Module) -> int:

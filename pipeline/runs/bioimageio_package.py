@@ -15,6 +15,7 @@ import unet
 from pipeline.config import Divide, PrepareConfig, ZScore
 from pipeline.errors import ModelError
 from pipeline.model.bundle import TrainedModel
+from pipeline.types import Geometry
 
 _OPSET = 18
 
@@ -73,14 +74,19 @@ def package_name(name: str) -> str:
 
 
 def _test_tensors(model: TrainedModel, module: nn.Module) -> tuple[np.ndarray, np.ndarray]:
-    """A raw image `(1, C, Y, X)` of values in [0, 255] and the probabilities that belong to it."""
+    """A raw image `(1, C, (Z,) Y, X)` of values in [0, 255] and the probabilities that belong to it."""
     from pipeline.model.prepare import fit
+    from pipeline.model.volumes import fit_volume
     from pipeline.runs.export_model import example_image
 
     raw = (example_image(model)[:1] * 255).round().numpy()
-    preparation = fit(raw[0], model.record.prepare.model_copy(update={"size": PrepareConfig().size}), stride=1)
+    native = model.record.prepare.model_copy(update={"size": PrepareConfig().size})
+    if raw.ndim == 5:
+        prepared = fit_volume(raw[0], Geometry.pixels(3), native, (1, 1, 1)).apply(raw[0])
+    else:
+        prepared = fit(raw[0], native, stride=1).apply(raw[0])
     with torch.no_grad():
-        answer = module(torch.from_numpy(preparation.apply(raw[0]))[None])
+        answer = module(torch.from_numpy(prepared)[None])
     return raw, answer.numpy()
 
 
@@ -97,25 +103,37 @@ def _documentation(model: TrainedModel) -> str:
     return "\n\n".join(lines) + "\n"
 
 
-def _preprocessing(model: TrainedModel) -> list[dict[str, Any]]:
+def _preprocessing(model: TrainedModel, axes: list[str]) -> list[dict[str, Any]]:
+    """What bioimage.io calls our preparation of values: each channel by itself, over `axes`."""
     normalise = model.record.prepare.normalise
-    assert not isinstance(normalise, ZScore)  # volumes have that, and are not packed
+    if isinstance(normalise, ZScore):
+        by_itself = {"id": "zero_mean_unit_variance", "kwargs": {"axes": axes}}
+        return [by_itself, {"id": "clip", "kwargs": {"min": -5.0, "max": 5.0}}]
     if isinstance(normalise, Divide):
         first: dict[str, Any] = {"id": "scale_linear", "kwargs": {"gain": 1 / normalise.by, "offset": 0.0}}
     else:
         limits = {"min_percentile": normalise.low, "max_percentile": normalise.high}
-        first = {"id": "scale_range", "kwargs": {"axes": ["y", "x"], **limits}}
+        first = {"id": "scale_range", "kwargs": {"axes": axes, **limits}}
     return [first, {"id": "clip", "kwargs": {"min": -0.5, "max": 1.5}}]
+
+
+def _answered(axis: str, halo: int | None) -> dict[str, Any]:
+    """An axis of the answer: as long as the image's, less the halo for those who tile."""
+    known = {"halo": halo} if halo else {}
+    return {"type": "space", "id": axis, "size": {"tensor_id": "image", "axis_id": axis}, **known}
 
 
 def _description(
     model: TrainedModel, place: Path, shape: tuple[int, ...], free: bool, author: str, licence: str
 ) -> dict[str, Any]:
     record, stride = model.record, unet.stride_of(model.network)
-    sides: dict[str, Any] = dict(zip(("y", "x"), shape[2:], strict=True))
-    if free and isinstance(stride, int):
-        sides = {axis: {"min": side, "step": stride} for axis, side in sides.items()}
-    halo = {"halo": record.halo} if record.halo else {}
+    axes = ["z", "y", "x"][-len(shape[2:]) :]
+    steps = stride if isinstance(stride, tuple) else (stride,) * len(axes)
+    sides: dict[str, Any] = dict(zip(axes, shape[2:], strict=True))
+    if free:
+        sides = {axis: {"min": side, "step": step} for (axis, side), step in zip(sides.items(), steps, strict=True)}
+    known = record.volume.halos if record.volume is not None else (record.halo,) * len(axes)
+    halos = dict(zip(axes, known or (None,) * len(axes), strict=True))
     channels = [f"channel{number}" for number in range(record.prepare.channels)]
     image = {
         "id": "image",
@@ -124,7 +142,7 @@ def _description(
             {"type": "channel", "channel_names": channels},
             *({"type": "space", "id": axis, "size": size} for axis, size in sides.items()),
         ],
-        "preprocessing": [{"id": "ensure_dtype", "kwargs": {"dtype": "float32"}}, *_preprocessing(model)],
+        "preprocessing": [{"id": "ensure_dtype", "kwargs": {"dtype": "float32"}}, *_preprocessing(model, axes)],
         "test_tensor": {"source": place / "input.npy"},
     }
     probabilities = {
@@ -132,7 +150,7 @@ def _description(
         "axes": [
             {"type": "batch"},
             {"type": "channel", "channel_names": list(record.outputs)},
-            *({"type": "space", "id": axis, "size": {"tensor_id": "image", "axis_id": axis}, **halo} for axis in sides),
+            *(_answered(axis, halos[axis]) for axis in axes),
         ],
         "test_tensor": {"source": place / "output.npy"},
     }
@@ -142,7 +160,7 @@ def _description(
         "authors": [{"name": author or "not given"}],
         "cite": [{"text": "Ronneberger et al., U-Net (2015)", "doi": "10.1007/978-3-319-24574-4_28"}],
         "license": licence,
-        "tags": ["segmentation", "unet", "2d"],
+        "tags": ["segmentation", "unet", f"{len(axes)}d"],
         "documentation": {"source": place / "README.md"},
         "attachments": [{"source": place / "model.json"}],
         "inputs": [image],

@@ -83,7 +83,7 @@ def evaluate_class_case(case: Case, segmenter: Any, options: ImageOptions, out: 
     path = out / "labels" / f"{case.id}{label_suffix(case.relative, classes=True)}"
     try:
         truth = class_map(load_case(case)[1], case.mask_kind, target, f"case {case.id}")
-        opened = open_image(case.image)
+        opened = open_image(case.image, pages=case.pages)
         answer = found.cost.segment(segmenter, opened, options)
         counts = confusion(truth, answer.labels, len(target.names))
     except MasklineError as error:

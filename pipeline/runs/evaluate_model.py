@@ -58,7 +58,7 @@ def evaluate_model(config: EvaluateConfig, watch: Watch = unwatched) -> dict[str
     """
     if (config.out / ".maskline").exists():
         raise OutputError(str(config.out), "a results folder of maskline segment", "another --out", "name a new folder")
-    manifest = load_data(config.data, _masks(config))
+    manifest = load_data(config.data, _masks(config), config.pages)
     cases = [case for case in manifest.split(config.split) if case.mask_kind != "none"]
     if not cases:
         wanted = "one at least"
@@ -131,7 +131,7 @@ def _load(config: EvaluateConfig) -> "Segmenter":
 
 
 def _open(case: Case, options: ImageOptions) -> "FileSource":
-    opened = open_image(case.image, pages=options.pages, series=options.series, time=options.time)
+    opened = open_image(case.image, pages=case.pages, series=options.series, time=options.time)
     return opened.told(options.pixel_size)
 
 

@@ -95,8 +95,6 @@ def _write(folder: Path, form: Format, out: Path, author: str, licence: str) -> 
         shutil.copytree(folder, out)
         return float("nan"), True
     model = load_model(folder)
-    if form == "bioimageio" and model.record.volume is not None:
-        raise ModelError("export to bioimage.io", "a model of volumes", "one of images", "export it as onnx or torch")
     text = (folder / RECORD).read_text(encoding="utf-8")
     module = Probabilities(model).eval()
     image = example_image(model)

@@ -106,4 +106,5 @@ def _section(number: int, group: Mapping[str, Any], known: Mapping[str, Case]) -
 def _picture(case: Case) -> str:
     from pipeline.results.pictures import jpeg, thumbnail
 
-    return "data:image/jpeg;base64," + b64encode(jpeg(thumbnail(open_image(case.image).read(), 180), 70)).decode()
+    image = open_image(case.image, pages=case.pages).read()
+    return "data:image/jpeg;base64," + b64encode(jpeg(thumbnail(image, 180), 70)).decode()

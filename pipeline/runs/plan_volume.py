@@ -24,7 +24,9 @@ def volume_memory(source: ImageSource, record: Mapping[str, Any]) -> float:
     shape = source.shape[1:]
     grid, box, slab, outputs = _inside(source, record)
     network = record.get("network", {})
-    features = 4 * (BESIDE * max(16, *(network.get("filters") or (32,))[:1]) + 2 * outputs)
+    filters = network.get("filters") or 32
+    first = filters if isinstance(filters, int) else filters[0]  # some kinds have one number, from which all follow
+    features = 4 * (BESIDE * max(16, first) + 2 * outputs)
     held = prod(source.shape) * source.dtype.itemsize
     if record.get("target", {}).get("kind") == "classes":
         labels = prod(shape) * (1 if label_suffix(source.path.name) == ".nii.gz" else 3)

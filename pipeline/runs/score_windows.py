@@ -32,8 +32,9 @@ def large_truth(case: Case, megapixels: float | None = None) -> LabelSource | No
     limit = (ALONE if alone else WHOLE) if megapixels is None else megapixels
     if len(labels.shape) != 2 or prod(labels.shape) <= limit * 1e6:
         return None
-    if not alone and open_image(case.image).shape[1:] != labels.shape:
-        wanted = f"its image's {open_image(case.image).shape[1:]}"
+    image = labels.shape if alone else open_image(case.image, pages=case.pages).shape[1:]
+    if image != labels.shape:
+        wanted = f"its image's {image}"
         hint = "re-export the mask at the image's size"
         raise MaskError(f"case {case.id}, {labels.path.name}", f"shape {labels.shape}", wanted, hint)
     return labels
@@ -75,7 +76,7 @@ def modality_of(case: Case) -> Modality:
     """What kind of picture a large image is, told from a smaller level of it or from its middle."""
     if case.modality != "unknown" or case.image in case.masks:
         return case.modality
-    source = open_image(case.image)
+    source = open_image(case.image, pages=case.pages)
     level = max((n for n, shape in enumerate(source.levels) if prod(shape) >= MAX_SAMPLES), default=0)
     shape = source.levels[level]
     start = tuple(max(0, (side - _SAMPLE) // 2) for side in shape)

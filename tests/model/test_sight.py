@@ -71,14 +71,30 @@ def test_kernels_of_their_own_by_hand() -> None:
     assert whole.fields is None and whole.halos is None
 
 
+def test_the_halo_takes_one_image_an_axis() -> None:
+    """Not one a phase: volumes take seconds each. It sees too far for a quarter of the limit here, but not for half."""
+    network = nn.Sequential(nn.Conv3d(1, 1, (17, 3, 3), padding=(8, 1, 1)))
+    asked: list[torch.Size] = []
+    network.register_forward_hook(lambda _, given, __: asked.append(given[0].shape[2:]))
+    assert probe_halos(network, 1, (4, 4, 4), limit=32) == (8, 4, 4)
+    assert asked == [(20, 8, 8), (36, 8, 8), (8, 20, 8), (8, 8, 20)]
+    network.append(nn.InstanceNorm3d(1))
+    assert probe_halos(network, 1, (4, 4, 4), limit=32) is None and len(asked) == 4
+
+
 @pytest.mark.parametrize("kind", sorted(SMALL))
 def test_no_phase_is_passed_over(kind: str) -> None:
-    """What is skipped between two phases that reach up to the same rows is what probing all of them finds."""
+    """What is skipped between two phases that reach up to the same rows is what probing all of them finds.
+
+    The halo, which is probed with all rows of a cell at once, is that of all phases.
+    """
     network, channels = network_of(kind)
     sides = unet.sides_of(network, 2)
     drawn = unet.without_statistics(network)
-    quick = module._reach(drawn, channels, sides, 0, 64, None)
-    assert quick is not None and quick == module._reach(drawn, channels, sides, 0, 64, range(sides[0].step))
+    quick = module._reach(drawn, channels, sides, 0, 64)
+    each = [module._one(drawn, channels, sides, 0, 64, phase) for phase in range(sides[0].step)]
+    assert quick is not None and quick == each
+    assert module._along(drawn, channels, [side.step for side in sides], 0, 64) == module._halo(quick)
     sight = probe_sight(network, channels, 2)
     assert sight.halos == probe_halos(network, channels, [side.step for side in sides], limit=128)
 

@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from pipeline.config import EvaluateConfig, IngestConfig, SegmentConfig, TrainConfig, build_config
 from pipeline.data.ingest import ingest
@@ -171,12 +172,33 @@ def test_a_header_that_cannot_be_true_is_refused_and_the_others_go_on(data: Path
     assert "spacing" in rows["error"]["zero.nii"] and "NaN" in rows["error"]["nan.nii"]
 
 
-def test_what_is_of_objects_in_images_alone_is_refused(data: Path, model: Path, tmp_path: Path) -> None:
-    """bioimage.io packages and int8 are not made of volumes."""
-    with pytest.raises(ModelError, match="a model of volumes"):
-        export_model(str(model), "bioimageio", tmp_path / "a.zip")
+def test_what_is_of_images_alone_is_refused(data: Path, model: Path) -> None:
+    """int8 is not made of volumes."""
     with pytest.raises(ModelError, match="a model of volumes"):
         quantise_model(str(model), data)
+
+
+@pytest.mark.slow
+def test_a_bioimageio_package_of_volumes_is_valid(model: Path, tmp_path: Path) -> None:
+    """The validator passes it; its preprocessing, done by hand on the raw test input, gives the test output."""
+    spec = pytest.importorskip("bioimageio.spec")
+    pytest.importorskip("onnxscript")
+    export_model(str(model), "bioimageio", tmp_path / "a.zip", author="A. Author", licence="MIT")
+    description = spec.load_description(tmp_path / "a.zip", perform_io_checks=True)
+    assert description.validation_summary.status in ("passed", "valid-format") and "3d" in description.tags
+    image, answer = description.inputs[0], description.outputs[0]
+    assert [str(axis.id) for axis in image.axes] == ["batch", "channel", "z", "y", "x"]
+    record = load_model(model).record
+    assert record.volume is not None and tuple(axis.halo for axis in answer.axes[2:]) == record.volume.halos
+    _, step, clip = image.preprocessing[:3]
+    assert (step.id, clip.id) == ("zero_mean_unit_variance", "clip")
+    raw, expected = (spec.utils.load_array(tensor.test_tensor) for tensor in (image, answer))
+    over = tuple(2 + "zyx".index(axis) for axis in step.kwargs.axes)
+    mean, deviation = raw.mean(axis=over, keepdims=True), raw.std(axis=over, keepdims=True)
+    prepared = np.clip((raw - mean) / (deviation + step.kwargs.eps), clip.kwargs.min, clip.kwargs.max)
+    with torch.inference_mode():
+        logits = load_model(model).network(torch.from_numpy(prepared.astype(np.float32)))
+    np.testing.assert_allclose(torch.softmax(logits, 1).numpy(), expected, atol=1e-4)
 
 
 @pytest.mark.data
