@@ -218,9 +218,10 @@ def segment(ctx: click.Context, /, config_file: Path | None, dry_run: bool, no_t
     tree |= ({"track": False} if no_track else {}) | ({"skip": False} if no_skip else {})
     config = build_config(SegmentConfig, tree, "segment")
     if dry_run:
-        from pipeline.runs.segment_folder import plan_segmentation
+        from pipeline.runs.segment_folder import plan_segmentation, try_model
 
         plan = plan_segmentation(config)
+        try_model(plan)
         for line in plan.lines():
             click.echo(line)
         ctx.exit(3 if plan.refused else 0)

@@ -290,11 +290,10 @@ def plan_segmentation(config: SegmentConfig) -> Plan:
 
 
 def name_engine(config: SegmentConfig, record: Mapping[str, Any]) -> str:
-    """What will run the network, and on what. Raises UsageError for a device or an engine that cannot be had here."""
-    from pipeline.inference.engines import check_choice, choose_device
+    """What will run the network, and on what. Raises UsageError for a device that torch does not know."""
+    from pipeline.inference.engines import choose_device
 
     devices = [choose_device(name.strip()) for name in config.device.split(",")]
-    check_choice(devices, config.engine)
     blended = record.get("halo") is None or bool(record.get("volume"))
     torch = devices != ["cpu"] or (config.engine == "auto" and blended)
     return f"{'torch' if torch else which_engine(config)} on {', '.join(devices)}"

@@ -26,11 +26,11 @@ from pipeline.runs.collect_results import (
 from pipeline.runs.plan_segmentation import Plan, absolute, find_work, make_plan, plan_segmentation
 from pipeline.runs.record_run import Tally, Tracked, describe_run, logging_to, write_run
 from pipeline.runs.scratch import drop_others
-from pipeline.runs.segment_case import ChunkJob
+from pipeline.runs.segment_case import ChunkJob, load_segmenter
 from pipeline.runs.segment_chunk import LEDGER, segment_chunk
 from pipeline.types import Event, Failed, Outcome, RunChunks, Watch, run_serially, unwatched
 
-__all__ = ["SegmentSummary", "plan_segmentation", "segment_folder"]
+__all__ = ["SegmentSummary", "plan_segmentation", "segment_folder", "try_model"]
 log = logging.getLogger("maskline.segment")
 
 
@@ -87,6 +87,14 @@ def segment_folder(
             drop_replaced(config.out, before, ledger)
             collected = collect(plan, ledger, run)
             return _finish(plan, collected, tally, tracked, ledger.root, started, began, watch)
+
+
+def try_model(plan: Plan) -> None:
+    """Load the model as the run would before its first image. Raises what that raises: ModelError, and UsageError where
+    this machine, or the network, has no such device or engine.
+    """
+    if plan.todo:
+        load_segmenter(ChunkJob(plan.config, plan.model, plan.model_digest, plan.settings, run=""))
 
 
 def _set_damaged_aside(ledger: Ledger, out: Path) -> None:

@@ -200,7 +200,7 @@ def summary(**more):
 @pytest.fixture
 def segmented(monkeypatch):
     """A stand-in for the job: it keeps the configs it was called with, and answers `answer`."""
-    seen = SimpleNamespace(configs=[], answer=summary())
+    seen = SimpleNamespace(configs=[], tried=[], answer=summary())
 
     def segment_folder(config, watch):
         seen.configs.append(config)
@@ -211,7 +211,11 @@ def segmented(monkeypatch):
         return SimpleNamespace(lines=lambda: ["3 images to do"], refused=0)
 
     stand_in(
-        monkeypatch, "pipeline.runs.segment_folder", segment_folder=segment_folder, plan_segmentation=plan_segmentation
+        monkeypatch,
+        "pipeline.runs.segment_folder",
+        segment_folder=segment_folder,
+        plan_segmentation=plan_segmentation,
+        try_model=lambda plan: seen.tried.append(plan),
     )
     return seen
 
@@ -261,9 +265,10 @@ def test_a_wrong_field_in_the_config_file_is_wrong_config(segmented, tmp_path, c
 
 
 def test_dry_run_plans_only(segmented, tmp_path, capsys):
-    """--dry-run prints the plan."""
+    """--dry-run prints the plan, and tries the model."""
     assert run(["segment", str(tmp_path), "--out", "o", "--dry-run", "--no-track"]) == 0
     assert capsys.readouterr().out == "3 images to do\n"
+    assert len(segmented.tried) == 1
     assert segmented.configs[0].track is False
 
 

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from flows.cli import run as command
 from pipeline.config import ImageOptions, SegmentConfig
 from pipeline.data.images import open_image
 from pipeline.data.labels import read_labels
-from pipeline.errors import ImageError, LargeError, UsageError
+from pipeline.errors import ImageError, LargeError
 from pipeline.inference import segment as segmenting
 from pipeline.inference.sizing import Glance
 from pipeline.runs import check_room, plan_image, segment_case
@@ -132,13 +133,16 @@ def test_more_memory_than_there_is_is_refused_before_work(run, little_memory, mo
     assert failure.error == "memory: got 0.5 GB in all, wanted about 0.7 GB" and "larger machine" in failure.hint
 
 
-def test_a_dry_run_tells_what_will_be_refused(config, little_memory, capsys):
+def test_a_dry_run_tells_what_will_be_refused(config, little_memory, capsys, monkeypatch):
     """Memory, disk and files that do not open, each with its reason; the exit code is that of images that failed."""
     (config.folder / "broken.tif").write_bytes(b"")
     plan = plan_segmentation(config)
     assert plan.refused == 2 and "2 of them cannot be done as they are" in plan.lines()
     assert any(line.startswith("no    a.tif  (memory: got 0.5 GB in all") for line in plan.lines())
     assert any(line.startswith("no    broken.tif  (") and "an empty file" in line for line in plan.lines())
+    monkeypatch.setattr(
+        "pipeline.runs.segment_folder.load_segmenter", Mock()
+    )  # the stand-in for a model has no weights
     asked = ["segment", str(config.folder), "--out", str(config.out), "--model", config.model, "--dry-run"]
     assert command(asked) == 3 and not config.out.exists()
 
@@ -250,14 +254,21 @@ def test_a_dry_run_names_the_engine(config, changes, record, engine):
 
 
 @pytest.mark.parametrize(
-    "choice", [("cpu", "torch-bfloat16"), ("cuda", "openvino"), ("cuda:0,cuda:1", "openvino-int8")]
+    ("device", "engine", "said"),
+    [
+        ("cpu", "torch-bfloat16", "a processor without bfloat16"),
+        ("cuda", "openvino", "choose --engine torch"),
+        ("cpu,cpu", "openvino-int8", "choose --engine torch"),
+        ("cuda", "torch", "a device of this machine"),
+    ],
 )
-def test_a_dry_run_refuses_an_engine_that_could_not_run(config, choice, monkeypatch):
+def test_a_dry_run_refuses_an_engine_that_could_not_run(config, device, engine, said, monkeypatch, capsys):
     """As the run would, before it begins."""
     monkeypatch.setattr("pipeline.inference.engines.processor_has_bfloat16", lambda: False)
-    device, engine = choice
-    with pytest.raises(UsageError, match=f"--engine {engine}: .*choose --engine torch"):
-        name_engine(config.model_copy(update={"device": device, "engine": engine}), RECORD)
+    monkeypatch.setattr("pipeline.inference.engines.DeviceEngine", Mock(side_effect=RuntimeError("no NVIDIA driver")))
+    asked = ["segment", str(config.folder), "--out", str(config.out), "--model", "shipped:nuclei", "--dry-run"]
+    assert command([*asked, "--device", device, "--engine", engine]) == 2
+    assert said in " ".join(capsys.readouterr().err.split()) and not config.out.exists()
 
 
 def test_the_engine_stands_among_the_lines(config):
