@@ -33,6 +33,9 @@ def predict(
     """
     how = preparation or identity(len(pixels), pixels.shape[1:])
     height, width = pixels.shape[1:]
+    if engine.halo is None and max(height, width) <= engine.stride:  # one value a channel at the bottom: no statistics
+        mirrored = np.pad(pixels, ((0, 0), (0, height), (0, width)), mode="symmetric")
+        return predict(engine, mirrored, preparation, core=core, tta=tta)[:, :height, :width]
     whole = core is None and height * width <= _WHOLE
     if not whole and engine.halo is None:
         return _blended(engine, pixels, how, tta)

@@ -451,3 +451,17 @@ def test_a_hundred_tilings_give_the_objects_of_the_whole_image(tmp_path):
         shutil.rmtree(scratch)
     assert len(tilings) == TILINGS
     assert crossed > TILINGS  # objects did lie on the borders of blocks
+
+
+@pytest.mark.parametrize("tta", [False, True])
+def test_an_image_of_one_cell_is_mirrored_for_a_network_with_statistics(tta: bool) -> None:
+    """InstanceNorm has none of a single value: the answer is that of the image mirrored once along both axes."""
+    model = a_model_that_sees_the_whole_field()
+    engine = make_engine(model, "cpu", "torch", 1)
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 16, 16), np.uint8)
+    mirrored = np.pad(pixels, ((0, 0), (0, 16), (0, 16)), mode="symmetric")
+    with pytest.raises(ValueError, match="more than 1 spatial element"):
+        model.network(torch.zeros(1, 3, 16, 16))
+    found = predict(engine, pixels, tta=tta)
+    assert found.shape == (3, 16, 16)
+    np.testing.assert_array_equal(found, predict(engine, mirrored, tta=tta)[:, :16, :16])
