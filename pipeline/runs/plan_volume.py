@@ -35,7 +35,7 @@ def volume_memory(source: ImageSource, record: Mapping[str, Any]) -> float:
 
 def _inside(source: ImageSource, record: Mapping[str, Any]) -> tuple[tuple[int, ...], int, int, int]:
     """The network's grid, the voxels of a box in it, those of a slab of its answer, its outputs."""
-    from pipeline.inference.volumes import WHOLE, choose_core
+    from pipeline.inference.boxes import WHOLE, choose_core
     from pipeline.model.volumes import grid_shape
 
     outputs, volume, shape = len(record.get("outputs", ())) or 1, record["volume"], source.shape[1:]
