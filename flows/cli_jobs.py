@@ -224,7 +224,7 @@ def segment(ctx: click.Context, /, config_file: Path | None, dry_run: bool, no_t
         try_model(plan)
         for line in plan.lines():
             click.echo(line)
-        ctx.exit(3 if plan.refused else 0)
+        ctx.exit(3 if plan.refused or plan.short_of_disk else 0)
     summary = _segment_by_flow(config) if os.environ.get("PREFECT_API_URL") else _segment_here(config)
     _tell_segmented(summary)
     ctx.exit(summary.exit_code)

@@ -16,13 +16,14 @@ import unet
 from pipeline.errors import ModelError
 from pipeline.inference.busy import Busy
 from pipeline.inference.forward import Forward, Raw, raw_tile
+from pipeline.inference.tile_sizes import LARGEST_CORE
 from pipeline.inference.windows import plan_tiles
 from pipeline.model.bundle import TrainedModel
 from pipeline.model.prepare import Preparation
 from pipeline.types import Array, Pixels
 from unet.folding import fold
 
-LARGEST_BATCH, LARGEST_CORE = 8, 1024
+LARGEST_BATCH = 8
 AHEAD = 2  # batches under way: one computing, one being copied
 
 

@@ -58,8 +58,8 @@ def build_segmenter(
 class DirectSegmenter:
     """A model of volumes, or of classes, on a device; its record decides channels, voxel size, windows and classes.
 
-    Images go through the engines that `make_engine` has. Volumes are torch's alone, with `threads` for the process;
-    UsageError is raised where another engine is asked for.
+    Images go through the engines that `make_engine` has. Volumes are torch's alone, on one device, with `threads` for
+    the process; UsageError is raised where another engine or several devices are asked for.
     """
 
     def __init__(
@@ -74,7 +74,10 @@ class DirectSegmenter:
             return
         if engine not in ("auto", "torch"):
             raise UsageError(f"--engine {engine}", "a model of volumes", "auto or torch", "leave --engine out")
-        self.device = choose_device(device)
+        if "," in device:
+            came, wanted = "several for a model of volumes", "one: a model of volumes takes one device"
+            raise UsageError(f"--device {device}", came, wanted, "name one of them")
+        self.device, self.room = choose_device(device), volumes.Room()
         if threads:
             torch.set_num_threads(threads)
         model.network.to(self.device)
@@ -153,7 +156,7 @@ class DirectSegmenter:
     def _predict(self, pixels: Array, preparation: Preparation | VolumePreparation, tta: bool) -> Pixels:
         if isinstance(preparation, Preparation):
             return predict(self.engine, *on_grid(pixels, preparation), tta=tta)
-        return predict_volume(self.model, preparation.apply(pixels), self.device, tta=tta)
+        return predict_volume(self.model, preparation.apply(pixels), self.device, tta=tta, room=self.room)
 
     def _in_slabs(
         self, voxels: Array, preparation: VolumePreparation, tta: bool, seconds: dict[str, float]
@@ -162,11 +165,12 @@ class DirectSegmenter:
         grid = VolumeGrid(voxels, preparation)
         if not self.classes:
             with _timed(seconds, "predict"):
-                planes = predict_volume(self.model, grid, self.device, tta=tta)
+                planes = predict_volume(self.model, grid, self.device, tta=tta, room=self.room)
             with _timed(seconds, "decode"):
                 labels, _, sure = self._decode(planes, preparation)
             return labels, sure
-        slabs = undo_slabs(predict_slabs(self.model, grid, self.device, tta=tta), preparation)
+        found = predict_slabs(self.model, grid, self.device, tta=tta, room=self.room)
+        slabs = undo_slabs(found, preparation)
         target, sums, done = self.model.record.target, ClassSums(len(self.classes), 3, channels=0), 0
         small = np.uint8 if len(self.classes) <= 256 else np.uint32
         answer: Array = np.empty(preparation.original, small)

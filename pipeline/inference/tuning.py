@@ -1,7 +1,6 @@
 """How large tiles should be: measured once a model, engine and machine, and remembered. Results never depend on it."""
 
 import json
-import platform
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,9 +8,10 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.data.files import atomic_write, maskline_home
+from pipeline.data.files import atomic_write
 from pipeline.errors import OutputError
 from pipeline.inference.forward import identity
+from pipeline.inference.tile_sizes import core_file, read_core
 from pipeline.model.prepare import Preparation
 from pipeline.types import FORMAT_VERSION, Array, Pixels
 
@@ -34,17 +34,8 @@ class Measured(Protocol):
 
 
 def remembered_in(engine: Measured) -> Path:
-    """The file that keeps what was measured; folders may be shared by machines, so each has its own."""
-    name = f"{engine.digest[:16]}-{engine.name}-{engine.threads}-{platform.node()}"
-    return maskline_home() / "cache" / "tiles" / f"{name}.json"
-
-
-def _read(file: Path) -> int | None:
-    try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
-        return int(tree["core"]) if tree["format_version"] == FORMAT_VERSION else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # not measured yet, or damaged: it is measured again
+    """The file that keeps what was measured."""
+    return core_file(engine.digest, engine.name, engine.threads)
 
 
 def _rate(engine: Measured, core: int) -> float:
@@ -78,7 +69,7 @@ def tuned_core(engine: Measured) -> int:
     if engine.halo is None:
         return BLENDED // engine.stride * engine.stride
     file = remembered_in(engine)
-    known = _read(file)
+    known = read_core(file)
     if known is not None and known > 0 and known % engine.stride == 0:
         return known
     cores = [core // engine.stride * engine.stride for core in CORES]

@@ -31,6 +31,13 @@ def machine_memory() -> int:
     return min(limits)
 
 
+def memory_now() -> int:
+    """Bytes of memory that we may have right now: those that are available, and what this process holds already."""
+    import psutil
+
+    return min(machine_memory(), int(psutil.virtual_memory().available + psutil.Process().memory_info().rss))
+
+
 def free_disk(folder: Path) -> int:
     """Bytes free on the disk that a folder lies on, or will."""
     while not folder.exists() and folder != folder.parent:
@@ -52,7 +59,7 @@ def check_room(cost: ImageCost, out: Path, scratch: Path | None = None) -> None:
         hint = "segment on a larger machine, a smaller --level, or at a larger --diameter"
         raise ImageError("memory", f"{memory / 1e9:.1f} GB in all", f"about {cost.memory / 1e9:.1f} GB", hint)
     needed = cost.disk - (held_in(scratch) if scratch else 0)
-    if cost.streamed and needed > (free := free_disk(out)):
+    if cost.asks_disk and needed > (free := free_disk(out)):
         came = f"{free / 1e9:.1f} GB free on the disk of {out}"
         raise ImageError("disk", came, f"about {needed / 1e9:.1f} GB", "free some disk, or give another --out")
 
@@ -66,6 +73,7 @@ class Afforded:
     record: Mapping[str, Any]
     out: Path
     scratch: Path
+    geojson: bool
 
     def stream(
         self, source: ImageSource, options: ImageOptions, scratch: Path, identity: str, watch: Watch
@@ -74,5 +82,7 @@ class Afforded:
         streaming = self.segmenter.stream(source, options, scratch, identity, watch)
         zoom = float(streaming.statistics["zoom"])
         size = self.opened.dtype.itemsize
-        check_room(stream_cost(self.opened.shape, size, self.record, zoom, self.opened.kept), self.out, self.scratch)
+        kept, geojson = self.opened.kept, self.geojson
+        cost = stream_cost(self.opened.shape, size, self.record, zoom, kept, geojson=geojson)
+        check_room(cost, self.out, self.scratch)
         return streaming

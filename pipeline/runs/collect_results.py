@@ -15,7 +15,7 @@ from pipeline.results.ledger import Entry, Ledger, Product, read_product
 from pipeline.results.lock import STATE, writing
 from pipeline.runs.case_products import picture_path
 from pipeline.runs.model_record import read_record
-from pipeline.runs.plan_segmentation import Plan
+from pipeline.runs.planned_run import Plan
 from pipeline.runs.segment_chunk import SHARDS
 from pipeline.types import FORMAT_VERSION, Case
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config import SegmentConfig
 from pipeline.model.told_size import KnownSize
 from pipeline.results.names import label_suffix
-from pipeline.runs.plan_large import PROCESS, ImageCost, stream_cost, whole_cost
-from pipeline.runs.plan_volume import volume_memory
+from pipeline.runs.plan_large import CORE, PROCESS, ImageCost, left_on_disk, stream_cost, whole_cost
+from pipeline.runs.plan_volume import count_parts, volume_memory
 
 if TYPE_CHECKING:
     from pipeline.data.sources import FileSource
@@ -27,16 +27,22 @@ def can_stream(opened: "FileSource") -> bool:
     return label_suffix(opened.path.name) != ".nii.gz"
 
 
-def plan_image(opened: "FileSource", config: SegmentConfig, record: Mapping[str, Any]) -> tuple[ImageCost, float]:
+def plan_image(
+    opened: "FileSource", config: SegmentConfig, record: Mapping[str, Any], core: int = CORE
+) -> tuple[ImageCost, float]:
     """What an image costs, and the zoom that options, file and record say, 1.0 where the image itself has to.
 
-    It is streamed where its pixels, or those of the network's grid, are more than may be held. Raises ImageError where
-    the zoom needs a pixel size that the image does not have.
+    It is streamed where its pixels, or those of the network's grid, are more than may be held; `core` is the side of a
+    tile. Raises ImageError where the zoom needs a pixel size that the image does not have.
     """
     if len(opened.shape) != 3:
-        memory = volume_memory(opened, record) if record.get("volume") else PROCESS
-        return ImageCost(0, memory, 0.0, 0.0), 1.0
+        if not record.get("volume"):
+            return ImageCost(0, PROCESS, 0.0, 0.0), 1.0
+        parts, part = count_parts(opened, record)
+        disk = left_on_disk(prod(opened.shape[1:]), config.geojson)
+        return ImageCost(parts, volume_memory(opened, record), disk, disk, part=part), 1.0
     zoom = KnownSize.of(record).zoom(config, opened.geometry) or 1.0
     if prod(opened.shape[1:]) * max(1.0, zoom) ** 2 > config.whole_megapixels * 1e6 and can_stream(opened):
-        return stream_cost(opened.shape, opened.dtype.itemsize, record, zoom, opened.kept), zoom
-    return whole_cost(opened.shape, zoom), zoom
+        size, kept, geojson = opened.dtype.itemsize, opened.kept, config.geojson
+        return stream_cost(opened.shape, size, record, zoom, kept, geojson=geojson, core=core), zoom
+    return whole_cost(opened.shape, zoom, geojson=config.geojson, core=core), zoom

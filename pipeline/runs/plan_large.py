@@ -13,13 +13,16 @@ BLOCK = 2.2e8  # bytes that decoding one block takes at most, about: probabiliti
 CORE = 512  # a usual tile
 PLANES = 0.9  # bytes of disk a pixel of the network's grid, at most: packed probabilities, where they are noisy
 LABELS = 0.2  # bytes of disk a pixel of the file, at most: labels, packed
+TABLES = 0.15  # of the objects' table and the run's own record of it, where objects are dense
+OUTLINES = 0.4  # of GeoJSON, where it is asked for and objects are dense
 RESAMPLED = 1024  # rows of the file that are brought to the network's grid together
 
 
 @dataclass(frozen=True)
 class ImageCost:
-    """Of one image: how many tiles (0: not known), bytes of memory at its peak, bytes of disk while it runs, and of
-    these what stays.
+    """Of one image: how many tiles, bytes of memory at its peak, bytes of disk while it runs, and of these what stays.
+
+    `part` is what a tile is called: those of volumes are boxes or windows.
     """
 
     tiles: int
@@ -27,23 +30,41 @@ class ImageCost:
     disk: float
     stays: float
     streamed: bool = False
+    part: str = "tile"
+
+    @property
+    def asks_disk(self) -> bool:
+        """Whether it leaves or takes so much that the disk has to be asked beforehand."""
+        return self.streamed or self.part != "tile"
 
     def __str__(self) -> str:
-        tiles = f"{self.tiles:,} tile{'s' if self.tiles != 1 else ''}"
+        tiles = f"{self.tiles:,} {self.part}{'' if self.tiles == 1 else 'es' if self.part == 'box' else 's'}"
+        if self.part != "tile":
+            return f"{tiles}, {self.memory / 1e9:.1f} GB of memory, {self.disk / 1e9:.1f} GB of disk"
         if not self.streamed:
-            return tiles if self.tiles else f"{self.memory / 1e9:.1f} GB of memory"
+            return tiles
         return (
             f"streamed: about {tiles}, {self.memory / 1e9:.1f} GB of memory, {self.disk / 1e9:.1f} GB of disk "
             "while it runs"
         )
 
 
-def _tiles(height: float, width: float) -> int:
-    return int(-(-height // CORE) * -(-width // CORE))
+def _tiles(height: float, width: float, core: int) -> int:
+    return int(-(-height // core) * -(-width // core))
 
 
-def whole_cost(shape: tuple[int, ...], zoom: float = 1.0) -> ImageCost:
-    """What an image `(C, Y, X)` that is held in memory costs, magnified by `zoom` for the network.
+def left_on_disk(pixels: float, geojson: bool) -> float:
+    """Bytes, at most, that the labels, tables and outlines of so many pixels or voxels leave.
+
+    >>> round(left_on_disk(1e6, False)), round(left_on_disk(1e6, True))
+    (350000, 750000)
+    """
+    return (LABELS + TABLES + (OUTLINES if geojson else 0.0)) * pixels
+
+
+def whole_cost(shape: tuple[int, ...], zoom: float = 1.0, *, geojson: bool = False, core: int = CORE) -> ImageCost:
+    """What an image `(C, Y, X)` that is held in memory costs, magnified by `zoom` for the network, with tiles of
+    `core`.
 
     >>> print(whole_cost((1, 1000, 1000)), whole_cost((1, 1000, 1000), 2.0).memory / 1e9)
     4 tiles 1.3
@@ -51,19 +72,27 @@ def whole_cost(shape: tuple[int, ...], zoom: float = 1.0) -> ImageCost:
     pixels = float(prod(shape[1:]))
     height, width = (side * zoom for side in shape[-2:])
     memory = PROCESS + A_PIXEL * pixels * max(1.0, zoom) ** 2
-    return ImageCost(_tiles(height, width), memory, LABELS * pixels, LABELS * pixels)
+    stays = left_on_disk(pixels, geojson)
+    return ImageCost(_tiles(height, width, core), memory, stays, stays)
 
 
 def stream_cost(
-    shape: tuple[int, ...], itemsize: int, record: Mapping[str, Any], zoom: float = 1.0, kept: float = 0.0
+    shape: tuple[int, ...],
+    itemsize: int,
+    record: Mapping[str, Any],
+    zoom: float = 1.0,
+    kept: float = 0.0,
+    *,
+    geojson: bool = False,
+    core: int = CORE,
 ) -> ImageCost:
     """What an image `(C, Y, X)` of `itemsize` bytes a value costs with a model of this record when it is streamed.
 
     `zoom` is how many of the network's pixels are one of the file, `kept` the bytes of decoded blocks that its readers
-    keep.
+    keep, `core` the side of a tile.
 
     >>> print(stream_cost((3, 32768, 32768), 1, {"outputs": ["foreground"] * 3, "halo": 112}))
-    streamed: about 4,096 tiles, 1.6 GB of memory, 1.2 GB of disk while it runs
+    streamed: about 4,096 tiles, 1.6 GB of memory, 1.3 GB of disk while it runs
     """
     channels = shape[0]
     height, width = (max(1, round(side * zoom)) for side in shape[1:])
@@ -74,6 +103,6 @@ def stream_cost(
     pixels = (band + 2 * halo) * width * values
     bands = 2 * pixels + 2 * band * width * outputs  # the one at hand and the one that is read; probabilities packed
     resampled = 0 if zoom == 1 else min(RESAMPLED, shape[1]) * shape[2] * (channels * itemsize + 4 * planes)
-    stays = LABELS * shape[1] * shape[2]
+    stays = left_on_disk(shape[1] * shape[2], geojson)
     memory = PROCESS + 2 * BLOCK + bands + resampled + kept
-    return ImageCost(_tiles(height, width), memory, PLANES * height * width + stays, stays, streamed=True)
+    return ImageCost(_tiles(height, width, core), memory, PLANES * height * width + stays, stays, streamed=True)

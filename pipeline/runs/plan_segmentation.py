@@ -10,7 +10,6 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,84 +18,25 @@ from pipeline.config import ImageOptions, SegmentConfig
 from pipeline.data.files import sha256_file
 from pipeline.data.images import WANTED
 from pipeline.errors import EmptyError, ImageError, InputError, UsageError
+from pipeline.inference.tile_sizes import LARGEST_CORE, remembered_core
 from pipeline.model.told_size import KnownSize
 from pipeline.results.ledger import Ledger, why_redo
 from pipeline.results.lock import PRODUCTS, STATE
 from pipeline.results.names import label_stems
 from pipeline.runs.case_products import label_paths
-from pipeline.runs.check_room import check_room, free_disk, machine_memory
+from pipeline.runs.check_room import check_room
 from pipeline.runs.model_record import RECORD, class_key, read_record
 from pipeline.runs.plan_chunks import OVERHEAD, Planned, cut_chunks, learn_speed
 from pipeline.runs.plan_image import is_alone, plan_image
-from pipeline.runs.plan_large import PROCESS
+from pipeline.runs.plan_large import CORE
+from pipeline.runs.planned_run import Plan
 from pipeline.runs.scratch import name_work, scratch_folder
 from pipeline.runs.segment_case import open_asked
 from pipeline.runs.segment_chunk import LEDGER, SHARDS
-from pipeline.types import Case, Chunk, Skipped
+from pipeline.types import Case, Skipped
 
 RESULTS_VERSION = 3  # raised when the same image, model and settings would give other numbers than before
 LARGE_FILE = 1 << 18  # bytes; smaller files' headers are not read only to plan
-
-
-@dataclass(frozen=True)
-class Plan:
-    """`cases` are the images asked for, their ids the stems of their label files; `others` are only on record."""
-
-    config: SegmentConfig
-    model: Path
-    model_digest: str
-    settings: str
-    cases: tuple[Case, ...]
-    others: tuple[Case, ...]
-    todo: tuple[Planned, ...]
-    skipped: tuple[Skipped, ...]
-    chunks: tuple[Chunk, ...]
-    seconds: float
-    engine: str = ""  # where it was asked for
-
-    @property
-    def megapixels(self) -> float:
-        return sum(planned.megapixels for planned in self.todo)
-
-    @property
-    def memory(self) -> float:
-        """Bytes, about, at the peak: two images are in the works at once, of which one may be large."""
-        known = {planned.case.relative: planned for planned in self.todo if not planned.refused}
-        peak = PROCESS
-        for chunk in self.chunks:
-            work = [known[case.relative] for case in chunk.cases if case.relative in known]
-            for one, other in zip_longest(work, work[1:]):
-                both = [p.memory for p in (one, other) if p]
-                together = sum(both) - PROCESS * (len(both) - 1)
-                peak = max(peak, max(both) if len(both) == 2 and one.alone and other.alone else together)
-        return peak
-
-    @property
-    def disk(self) -> float:
-        """Bytes, about: what all images leave, and what the largest takes while it runs."""
-        costs = [planned.cost for planned in self.todo if planned.cost and not planned.refused]
-        return sum(cost.stays for cost in costs) + max((cost.disk - cost.stays for cost in costs), default=0.0)
-
-    @property
-    def refused(self) -> int:
-        """How many images will fail, as far as is known by now."""
-        return sum(bool(planned.refused) for planned in self.todo)
-
-    def lines(self) -> list[str]:
-        """For a person: every image that would be done and why, every one that would be skipped, and the cost."""
-        lines = [str(planned) for planned in self.todo]
-        lines += [f"skip  {skipped.case}  ({skipped.reason})" for skipped in self.skipped]
-        chunks = f"in {len(self.chunks):,} chunk{'s' if len(self.chunks) != 1 else ''}"
-        lines.append(f"{len(self.todo):,} to do {chunks}, {len(self.skipped):,} skipped, {len(self.cases):,} in all")
-        if self.refused:
-            lines.append(f"{self.refused:,} of them cannot be done as they are")
-        if self.todo:
-            memory = f"{self.memory / 1e9:.1f} of {machine_memory() / 1e9:.1f} GB of memory"
-            disk = f"{self.disk / 1e9:.1f} of {free_disk(self.config.out) / 1e9:.1f} GB of free disk"
-            lines.append(f"{self.megapixels:,.1f} megapixels, about {self.seconds:,.0f} s, {memory}, {disk}")
-        lines += [f"engine {self.engine}"] if self.engine else []
-        lines.append(f"model {self.config.model} ({self.model_digest[:12]}) -> {self.config.out}")
-        return lines
 
 
 def locate_model(name: str) -> tuple[Path, str]:
@@ -187,14 +127,14 @@ def _find_cases(config: SegmentConfig) -> tuple[list[Case], list[Case]]:
     return asked, [case for case in whole if case.relative not in names]
 
 
-def _plan(case: Case, reason: str, config: SegmentConfig, record: Mapping[str, Any], exact: bool) -> Planned:
+def _plan(case: Case, reason: str, config: SegmentConfig, record: Mapping[str, Any], core: int, exact: bool) -> Planned:
     """From the header; for small files, unless `exact`, from the size at a byte a pixel. 0 for what does not open."""
     try:
         size = case.image.stat().st_size
         if size < LARGE_FILE and not exact and case.image.is_file():
             return Planned(case, reason, size / 1e6)
         opened = open_asked(case.image, config)
-        cost, zoom = plan_image(opened, config, record)
+        cost, zoom = plan_image(opened, config, record, core)
     except (ImageError, OSError) as error:
         return Planned(case, reason, 0.0, refused=str(error))
     alone = cost.streamed or is_alone(opened.shape, zoom)
@@ -212,6 +152,13 @@ def _judged(planned: Planned, out: Path, model: str, settings: str) -> Planned:
     except ImageError as error:
         return replace(planned, refused=str(error))
     return planned
+
+
+def _core(config: SegmentConfig, digest: str) -> int:
+    """The side of a tile: what was measured on this processor, else a usual one."""
+    if config.device not in ("auto", "cpu"):
+        return LARGEST_CORE
+    return remembered_core(digest, which_engine(config), config.threads) or CORE
 
 
 def broken_shards(ledger: Ledger, out: Path) -> set[str]:
@@ -251,7 +198,8 @@ def make_plan(config: SegmentConfig, found: Found, ledger: Ledger, exact: bool =
     reasons = _reasons(cases, ledger, config, found.model, digest, settings)
     wanted = [case for case in cases if reasons[case.relative]]
     record = read_record(found.model)
-    todo = tuple(_plan(case, reasons[case.relative], config, record, exact) for case in wanted)
+    core = _core(config, digest)
+    todo = tuple(_plan(case, reasons[case.relative], config, record, core, exact) for case in wanted)
     speed = learn_speed(ledger.entries.values(), digest, any(planned.zoom != 1 for planned in todo))
     return Plan(
         config=config,

@@ -36,16 +36,37 @@ def volume_memory(source: ImageSource, record: Mapping[str, Any]) -> float:
     return PROCESS + held + answer + max(OBJECTS * decided, 4.0 * outputs * slab + features * box)
 
 
-def _inside(source: ImageSource, record: Mapping[str, Any]) -> tuple[tuple[int, ...], int, int, int]:
-    """The network's grid, the voxels of a box in it, those of a slab of its answer, its outputs."""
-    from pipeline.inference.volumes import WHOLE, choose_core
+def count_parts(source: ImageSource, record: Mapping[str, Any]) -> tuple[int, str]:
+    """How many boxes or windows of a volume `(C, Z, Y, X)` the network is asked for, and which of the two."""
+    from pipeline.inference.boxes import WHOLE, choose_core
+
+    window, halos, strides = (tuple(record["volume"][name] or ()) for name in ("window", "halos", "strides"))
+    grid = tuple(side + -side % stride for side, stride in zip(_grid(source, record), strides, strict=True))  # padded
+    if halos:
+        core = choose_core(grid, halos, strides)
+        return prod(-(-side // a) for side, a in zip(grid, core, strict=True)), "box"
+    if prod(grid) <= WHOLE:
+        return 1, "box"
+    steps = ((side, w, max(1, w // 2)) for side, w in zip(grid, window, strict=True))  # windows overlap by half
+    return prod(-(-max(0, side - w) // step) + 1 for side, w, step in steps), "window"
+
+
+def _grid(source: ImageSource, record: Mapping[str, Any]) -> tuple[int, ...]:
+    """The network's grid."""
     from pipeline.model.volumes import grid_shape
 
-    outputs, volume, shape = len(record.get("outputs", ())) or 1, record["volume"], source.shape[1:]
     try:
-        grid = grid_shape(shape, source.geometry, PrepareConfig.model_validate(record["prepare"]))
+        return grid_shape(source.shape[1:], source.geometry, PrepareConfig.model_validate(record["prepare"]))
     except ImageError:  # no voxel size: the image will say so itself, unless one is given
-        grid = shape
+        return source.shape[1:]
+
+
+def _inside(source: ImageSource, record: Mapping[str, Any]) -> tuple[tuple[int, ...], int, int, int]:
+    """The network's grid, the voxels of a box in it, those of a slab of its answer, its outputs."""
+    from pipeline.inference.boxes import WHOLE, choose_core
+
+    outputs, volume, shape = len(record.get("outputs", ())) or 1, record["volume"], source.shape[1:]
+    grid = _grid(source, record)
     if max(prod(grid), prod(shape)) <= WHOLE:
         return grid, prod(grid), prod(grid), outputs
     window, halos, strides = (tuple(volume[name] or ()) for name in ("window", "halos", "strides"))

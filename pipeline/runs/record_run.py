@@ -18,7 +18,7 @@ from pipeline.data.files import atomic_write
 from pipeline.results.lock import writing
 from pipeline.runs.collect_results import Collected
 from pipeline.runs.model_record import class_key, read_record
-from pipeline.runs.plan_segmentation import Plan
+from pipeline.runs.planned_run import Plan
 from pipeline.types import FORMAT_VERSION, Done, Failed, Outcome
 
 if TYPE_CHECKING:

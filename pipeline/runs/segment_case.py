@@ -231,7 +231,7 @@ def _streamed(
     label, outline = paths[0], paths[1] if len(paths) > 1 else None
     record = read_record(job.model)
     if not class_key(record):
-        afforded = Afforded(segmenter, opened, record, job.out, scratch)
+        afforded = Afforded(segmenter, opened, record, job.out, scratch, outline is not None)
         return segment_large(opened, afforded, job.config, scratch, identity, label, outline, watch)
     if outline is not None:
         came, wanted = "outlines of a class map larger than memory", "label images"

@@ -23,7 +23,8 @@ from pipeline.runs.collect_results import (
     write_folder_report,
     write_tables,
 )
-from pipeline.runs.plan_segmentation import Plan, absolute, find_work, make_plan, plan_segmentation
+from pipeline.runs.plan_segmentation import absolute, find_work, make_plan, plan_segmentation
+from pipeline.runs.planned_run import Plan
 from pipeline.runs.record_run import Tally, Tracked, describe_run, logging_to, write_run
 from pipeline.runs.scratch import drop_others
 from pipeline.runs.segment_case import ChunkJob, load_segmenter
@@ -79,6 +80,8 @@ def segment_folder(
             log.info("%d large images were begun that are not to be done, or not so: that work is removed", left)
         run = ledger.next_run()
         log.info("run %s of %s: %d to do, %d skipped", run, config.folder, len(plan.todo), len(plan.skipped))
+        if plan.todo and plan.short_of_memory:
+            log.warning("%s", plan.short_of_memory)
         with Tracked(plan) as tracked:
             before = dict(ledger.entries)
             tally = _run_chunks(plan, run, run_chunks, watch)

@@ -208,7 +208,7 @@ def segmented(monkeypatch):
 
     def plan_segmentation(config):
         seen.configs.append(config)
-        return SimpleNamespace(lines=lambda: ["3 images to do"], refused=0)
+        return SimpleNamespace(lines=lambda: ["3 images to do"], refused=0, short_of_disk="")
 
     stand_in(
         monkeypatch,

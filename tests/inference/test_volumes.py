@@ -13,9 +13,10 @@ from made_volume_model import ANISOTROPIC, CLASSES, volume, volume_model
 from pipeline.config import ImageOptions, SeparatedTarget
 from pipeline.data.images import open_image
 from pipeline.errors import ImageError, ModelError, UsageError
+from pipeline.inference.boxes import choose_core, plan_boxes
 from pipeline.inference.direct import DirectSegmenter, build_segmenter, class_confidence
 from pipeline.inference.segment import Segmenter
-from pipeline.inference.volumes import choose_core, plan_boxes, predict_volume
+from pipeline.inference.volumes import predict_volume
 from pipeline.model.bundle import TrainedModel, load_model, save_model
 from pipeline.types import Geometry
 

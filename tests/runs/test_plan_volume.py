@@ -1,5 +1,6 @@
 """What a volume will hold in memory is told beforehand."""
 
+import shutil
 from math import prod
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +11,8 @@ import pytest
 
 from pipeline.config import SegmentConfig
 from pipeline.runs import plan_segmentation
-from pipeline.runs.plan_large import PROCESS, stream_cost
-from pipeline.runs.plan_volume import AT_HAND, OBJECTS, volume_memory
+from pipeline.runs.plan_large import PROCESS, left_on_disk, stream_cost
+from pipeline.runs.plan_volume import AT_HAND, OBJECTS, count_parts, volume_memory
 from pipeline.types import Geometry
 
 RECORD = {
@@ -73,6 +74,31 @@ def test_a_dry_run_says_it(tmp_path, monkeypatch):
     memory = {p.case.relative: p.memory for p in plan.todo}
     assert memory["90.nii.gz"] > memory["20.nii.gz"] and plan.memory == sum(memory.values()) - PROCESS
     assert memory["90.nii.gz"] - PROCESS > 2 * prod((90,) * 3)
+    assert "1 box, " in str(plan.todo[0]) and "GB of memory, 0.0 GB of disk" in str(plan.todo[0])
+    assert plan.disk == left_on_disk(20**3 + 90**3, False) and not plan.refused
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100_000))
+    plan = plan_segmentation.plan_segmentation(config)
+    assert plan.refused == 1 and "free on the disk" in next(p.refused for p in plan.todo if p.refused)
+
+
+@pytest.mark.parametrize("shape", [(200, 150, 170), (16, 160, 1700), (162, 163, 191)])
+@pytest.mark.parametrize("halos", [None, (8, 12, 12)])
+def test_boxes_and_windows_are_counted_as_they_will_be_predicted(shape, halos):
+    """Those that cut the volume: boxes of the core that is chosen, windows that overlap by half as MONAI's do."""
+    from monai.data.utils import dense_patch_slices
+
+    from pipeline.inference.boxes import choose_core, plan_boxes
+
+    record = RECORD | {"volume": {"strides": [4, 4, 4], "halos": halos, "window": [64, 48, 64]}}
+    grid = tuple(side + -side % 4 for side in shape)
+    if halos:
+        parts = list(plan_boxes(grid, choose_core(grid, halos, (4, 4, 4)), halos, (4, 4, 4)))
+        assert count_parts(source((1, *shape)), record) == (len(parts), "box")
+        return
+    padded = tuple(map(max, grid, (64, 48, 64)))
+    windows = dense_patch_slices(padded, (64, 48, 64), (32, 24, 32))
+    assert count_parts(source((1, *shape)), record) == (len(windows), "window")
+    assert count_parts(source((1, 64, 64, 64)), record) == (1, "box")
 
 
 def test_a_grey_image_is_held_in_one_plane():

@@ -2,6 +2,8 @@
 
 import hashlib
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,8 +23,9 @@ from pipeline.data.labels import read_labels
 from pipeline.errors import ImageError, LargeError
 from pipeline.inference import segment as segmenting
 from pipeline.inference.sizing import Glance
+from pipeline.inference.tile_sizes import core_file
 from pipeline.runs import check_room, plan_image, segment_case
-from pipeline.runs.check_room import machine_memory
+from pipeline.runs.check_room import machine_memory, memory_now
 from pipeline.runs.plan_chunks import Planned, cut_chunks, learn_speed
 from pipeline.runs.plan_large import PROCESS, ImageCost, stream_cost, whole_cost
 from pipeline.runs.plan_segmentation import name_engine, plan_segmentation
@@ -269,6 +272,69 @@ def test_a_dry_run_refuses_an_engine_that_could_not_run(config, device, engine, 
     asked = ["segment", str(config.folder), "--out", str(config.out), "--model", "shipped:nuclei", "--dry-run"]
     assert command([*asked, "--device", device, "--engine", engine]) == 2
     assert said in " ".join(capsys.readouterr().err.split()) and not config.out.exists()
+
+
+def test_tables_and_outlines_take_disk_too(config):
+    """An image of 19.4 Mpx with 11,700 objects left 0.19 bytes a pixel in labels and tables, and 0.35 in GeoJSON."""
+    plain, outlined = (whole_cost((1, 4400, 4400), geojson=geojson) for geojson in (False, True))
+    assert plain.stays > 0.19 * 4400**2 and outlined.stays - plain.stays > 0.35 * 4400**2
+    streamed = [stream_cost((1, 8192, 8192), 1, RECORD, geojson=geojson) for geojson in (False, True)]
+    assert streamed[1].disk - streamed[0].disk == pytest.approx(streamed[1].stays - streamed[0].stays)
+    assert streamed[1].stays - streamed[0].stays > 0.35 * 8192**2
+    asked = [plan_segmentation(config.model_copy(update={"geojson": geojson})) for geojson in (False, True)]
+    assert asked[1].disk > asked[0].disk
+
+
+def test_images_that_have_room_one_by_one_may_not_have_it_together(config, monkeypatch, capsys):
+    """The dry run says so with the numbers, and ends with 3; with enough disk it does neither."""
+    for name in "bcd":
+        shutil.copy(config.folder / "a.tif", config.folder / f"{name}.tif")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100_000))
+    plan = plan_segmentation(config)
+    assert not plan.refused and plan.disk > 100_000
+    assert "all together leave about 0.0 GB of disk, 0.0 GB are free" in plan.short_of_disk
+    asked = ["segment", str(config.folder), "--out", str(config.out), "--model", config.model, "--dry-run"]
+    assert command(asked) == 3 and "give another --out" in capsys.readouterr().out
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1e6))
+    assert command(asked) == 0 and not plan_segmentation(config).short_of_disk
+
+
+def test_less_memory_right_now_is_a_warning(config, run, monkeypatch, capsys):
+    """The dry run and the run's log say it; nothing is refused."""
+    monkeypatch.setattr("pipeline.runs.planned_run.memory_now", lambda: 600_000_000)
+    said = "it may take 0.7 GB of memory, 0.6 GB are available right now"
+    assert f"warning: {said}" in plan_segmentation(config).lines()
+    assert run().done == 1 and said in (config.out / "maskline.log").read_text()
+    monkeypatch.setattr("pipeline.runs.planned_run.memory_now", lambda: 10**12)
+    assert not plan_segmentation(config.model_copy(update={"force": True})).short_of_memory
+
+
+def test_what_this_process_holds_is_its_own():
+    """Memory for now is never more than the machine's, and counts what is held already."""
+    import psutil
+
+    assert psutil.Process().memory_info().rss < memory_now() <= machine_memory()
+
+
+def test_tiles_are_counted_by_the_size_that_is_remembered(config, monkeypatch, tmp_path):
+    """1200 x 1200 px at zoom 4 are 9 tiles of 512 and 2 x 2 of 1,024; a device begins with 1,024."""
+    monkeypatch.setenv("MASKLINE_HOME", str(tmp_path / "home"))
+    told = config.model_copy(update={"diameter": 2.0, "engine": "torch"})
+    assert plan_segmentation(told).todo[0].cost.tiles == 9
+    file = core_file(plan_segmentation(told).model_digest, "torch", 3)
+    file.parent.mkdir(parents=True)
+    file.write_text('{"format_version": 1, "core": 1024}')
+    assert plan_segmentation(told).todo[0].cost.tiles == 4
+    assert plan_segmentation(told.model_copy(update={"threads": 2})).todo[0].cost.tiles == 9
+    file.write_text("damaged")
+    assert plan_segmentation(told).todo[0].cost.tiles == 9
+    assert plan_segmentation(told.model_copy(update={"device": "cuda"})).todo[0].cost.tiles == 4
+
+
+def test_remembered_tiles_need_no_torch():
+    """Planning a run of images does not load it."""
+    code = "import sys, pipeline.runs.plan_segmentation; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_engine_stands_among_the_lines(config):
