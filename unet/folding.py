@@ -11,15 +11,21 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+_EVEN_CHANNELS = 8
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 _UNTRACEABLE = (fx.proxy.TraceError, TypeError, ValueError, NameError)  # numpy on shapes, modules made while running
 
 
 class FusedConvolution(nn.Module):
-    """A convolution and the activation after it in one pass: `none`, `relu` or `hardtanh` (ReLU6) of oneDNN."""
+    """A convolution and the activation after it in one pass: `none`, `relu` or `hardtanh` (ReLU6) of oneDNN.
+
+    In bfloat16 channels are filled up with zeros to a multiple of eight: with others (3, 6, 12) oneDNN adds in an order
+    that depends on the tile's size, where the processor has AMX.
+    """
 
     def __init__(self, convolution: nn.Conv2d | nn.Conv3d, activation: nn.Module | None) -> None:
         super().__init__()
@@ -30,10 +36,13 @@ class FusedConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         layer = self.convolution
+        weight = layer.weight
+        missing = -layer.in_channels % _EVEN_CHANNELS if layer.groups == 1 and weight.dtype == torch.bfloat16 else 0
+        if missing:
+            zeros = (*(0, 0) * len(layer.kernel_size), 0, missing)
+            x, weight = functional.pad(x, zeros), functional.pad(weight, zeros)
         where = (list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups)
-        y: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, layer.weight, layer.bias, *where, self.kind, self.limits, ""
-        )
+        y: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, layer.bias, *where, self.kind, self.limits, "")
         return y
 
 

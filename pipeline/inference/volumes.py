@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, product
 from math import prod
+from operator import le
 
 import numpy as np
 import torch
@@ -34,9 +35,13 @@ class Room:
 
 
 def _once(model: TrainedModel, volume: Tensor) -> Tensor:
+    record, (depth, height, width) = _record(model), volume.shape[2:]
+    if record.halos is None and all(map(le, volume.shape[2:], record.strides)):
+        for axis in (2, 3, 4):  # mirrored: statistics of the whole field need more than one value a channel
+            volume = torch.cat([volume, volume.flip(axis)], dim=axis)
     with torch.autocast(volume.device.type, torch.bfloat16, enabled=volume.device.type == "cuda"):
         logits: Tensor = model.network(volume)
-    return activate(logits.float(), model.record.target)
+    return activate(logits[..., :depth, :height, :width].float(), model.record.target)
 
 
 def _mirrored(model: TrainedModel, volume: Tensor) -> Tensor:

@@ -178,3 +178,16 @@ def test_a_model_of_volumes_is_kept_with_its_record(tmp_path):
     loaded = load_model(tmp_path)
     assert loaded.record.volume == model.record.volume and loaded.record.target == CLASSES
     np.testing.assert_array_equal(predict_volume(loaded, volume()), predict_volume(model, volume()))
+
+
+def test_a_volume_of_one_cell_is_mirrored_for_a_network_with_statistics():
+    """InstanceNorm has none of a single value: the answer is that of the volume mirrored once along each axis."""
+    model = volume_model(exact=False)
+    sides = model.record.volume.strides
+    cell = volume(sides)
+    with pytest.raises(ValueError, match="more than 1 spatial element"):
+        model.network(torch.zeros(1, 1, *sides))
+    mirrored = np.pad(cell, ((0, 0), *((0, side) for side in sides)), mode="symmetric")
+    z, y, x = sides
+    np.testing.assert_array_equal(predict_volume(model, cell), predict_volume(model, mirrored)[:, :z, :y, :x])
+    assert np.isfinite(predict_volume(model, cell, tta=True)).all()

@@ -293,6 +293,7 @@ def test_images_that_have_room_one_by_one_may_not_have_it_together(config, monke
     plan = plan_segmentation(config)
     assert not plan.refused and plan.disk > 100_000
     assert "all together leave about 0.0 GB of disk, 0.0 GB are free" in plan.short_of_disk
+    monkeypatch.setattr("pipeline.runs.segment_folder.load_segmenter", Mock())
     asked = ["segment", str(config.folder), "--out", str(config.out), "--model", config.model, "--dry-run"]
     assert command(asked) == 3 and "give another --out" in capsys.readouterr().out
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1e6))
