@@ -11,6 +11,7 @@ import click
 
 from flows.names import config_path
 from flows.options import EXISTING, NEW
+from pipeline.errors import ModelError, TrackingError
 
 if TYPE_CHECKING:
     from pipeline.results.tracking import Tracking
@@ -86,7 +87,8 @@ def show(model: str) -> None:
 Examples:
   maskline models describe shipped:nuclei
   maskline models describe nuclei --shape 1024x1024
-  maskline models describe configs/guide-clean.yaml
+  maskline models describe guide-clean
+  maskline models describe my-config.yaml
 """
 )
 @click.argument("name", metavar="MODEL|CONFIG")
@@ -95,24 +97,39 @@ Examples:
 def describe(name: str, shape: str, layers: bool) -> None:
     """What MODEL is, in words; or the network of MODEL or of a training's CONFIG, layer by layer.
 
-    A YAML file is a CONFIG, anything else a MODEL: its card if it has one, else the main points of its record.
+    A MODEL's card if it has one, else the main points of its record. A CONFIG is a YAML file, or the name of one that
+    ships where no model is registered under it.
     """
-    if Path(name).suffix in {".yaml", ".yml"}:
+    folder = _model_or_config(name)
+    if folder.is_file():
         from pipeline.runs.describe_network import describe_config
 
-        _say(describe_config(config_path(name), _sides(shape)).lines())
+        _say(describe_config(folder, _sides(shape)).lines())
         return
-    folder = _find(name)
     if shape or layers:
         from pipeline.runs.describe_network import describe_model
 
         _say(describe_model(folder, _sides(shape)).lines())
         return
-    card = folder / "README.md"
+    card = folder / "CARD.md"
     if card.is_file():
         click.echo(card.read_text(encoding="utf-8").rstrip())
         return
     _say(describe_record(json.loads((folder / "model.json").read_text(encoding="utf-8"))))
+
+
+def _model_or_config(name: str) -> Path:
+    """The folder of a model, or the file of a config; raises what `find_any_model` does for what is neither."""
+    from flows.names import shipped_configs
+
+    if Path(name).suffix in {".yaml", ".yml"}:
+        return config_path(name)
+    try:
+        return _find(name)
+    except (ModelError, TrackingError):
+        if name not in shipped_configs():
+            raise
+        return config_path(name)
 
 
 def _say(lines: Iterable[str]) -> None:

@@ -66,7 +66,7 @@ def test_describe_prints_the_card_or_the_main_points(model, capsys):
     said = capsys.readouterr().out
     assert "nuclei_unet, 3 channels in" in said and "halo 96 px, tiles are exact" in said and "21 px" in said
     assert "manifest_digest abc" in said and "epochs" not in said
-    (model / "README.md").write_text("# The nuclei model\n")
+    (model / "CARD.md").write_text("# The nuclei model\n")
     assert run(["models", "describe", "nuclei"]) == 0
     assert capsys.readouterr().out == "# The nuclei model\n"
 
@@ -83,13 +83,23 @@ def test_describe_a_config_layer_by_layer(tmp_path, capsys):
     assert run(["models", "describe", str(config), "--shape", "big"]) == 2
 
 
+def test_describe_finds_the_card_that_ships_and_configs_by_name(own_home, capsys):
+    """As `train` takes them; what is neither a model nor a config is said to be none."""
+    assert run(["models", "describe", "shipped:nuclei"]) == 0
+    assert capsys.readouterr().out.startswith("# nuclei\n")
+    assert run(["models", "describe", "two-level-unet", "--shape", "32x32"]) == 0
+    assert "297,025" in capsys.readouterr().out
+    assert run(["models", "describe", "no-such-thing"]) != 0
+    assert "no-such-thing" in capsys.readouterr().err
+
+
 def test_export_copies_to_a_new_place_only(tmp_path, capsys):
     """The copy is whole; what exists is never written into."""
     out = str(tmp_path / "copy")
     assert run(["models", "export", "shipped:nuclei", "--out", out]) == 0
     assert {p.name for p in (tmp_path / "copy").iterdir()} >= {"model.json", "weights.safetensors"}
     assert run(["models", "export", "shipped:nuclei", "--out", out]) == 1
-    assert "name another one" in capsys.readouterr().err
+    assert "give another --out" in capsys.readouterr().err
 
 
 def test_quantise_tells_what_was_kept(monkeypatch, tmp_path, capsys):
