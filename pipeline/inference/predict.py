@@ -14,6 +14,7 @@ from pipeline.types import Array, Pixels
 
 _WHOLE = 1024 * 1024  # pixels up to which an image goes through in one piece
 _WINDOW = 256  # of networks that see the whole field
+_AT_ONCE = 8  # windows that the engine is given together, for its threads or its batch
 _TURNS = tuple((turns, flip) for turns in range(4) for flip in (False, True))
 
 
@@ -104,7 +105,7 @@ def _blended(engine: Engine, pixels: Array, preparation: Preparation, tta: bool)
     values = preparation.normalise(pixels)
     planes = torch.from_numpy(np.require(distinct(values), requirements="W"))
     image = planes.expand(len(values), -1, -1)[None]
-    answer = sliding_window_inference(image, (_WINDOW, _WINDOW), 1, window, overlap=0.5, mode="gaussian")
+    answer = sliding_window_inference(image, (_WINDOW, _WINDOW), _AT_ONCE, window, overlap=0.5, mode="gaussian")
     assert isinstance(answer, torch.Tensor)
     found: Pixels = answer[0].numpy()
     return found

@@ -10,8 +10,9 @@ import pytest
 import torch
 from made_model import BFLOAT16, make_model
 
+import unet
 from flows.options import ENGINE
-from pipeline.config import EngineName
+from pipeline.config import EngineName, MonaiBasicUNet, SegResNet
 from pipeline.data.simulate import simulate_image
 from pipeline.errors import ModelError, UsageError
 from pipeline.inference import engines
@@ -150,6 +151,24 @@ def test_a_tile_that_cannot_be_read_is_raised(model, image, name: str) -> None:
     answers = make_engine(model, "cpu", name, 2).map(tiles(), identity(3, (0, 0)))
     with pytest.raises(OSError, match="band 4"):
         list(answers)
+
+
+@pytest.mark.parametrize("norm", ["instance", "group"])
+def test_windows_side_by_side_are_the_same_bits(norm: str) -> None:
+    """On one thread, where they follow each other, and on two; the last batch of windows is not full."""
+    config = {
+        "instance": MonaiBasicUNet(filters=(4, 4, 8, 8, 8, 4), out_channels=3),
+        "group": SegResNet(out_channels=3),
+    }
+    torch.manual_seed(0)
+    network = unet.build(config[norm].kind, **config[norm].model_dump(exclude={"kind"})).eval()
+    record = make_model().record.model_copy(update={"network": config[norm], "halo": None, "stride": 16})
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 320, 640), np.uint8)
+    found = [
+        predict(make_engine(TrainedModel(network, record, norm), "cpu", "torch", threads), pixels, core=256)
+        for threads in (1, 2)
+    ]
+    np.testing.assert_array_equal(*found)
 
 
 @pytest.mark.parametrize("name", ["torch", "openvino"])
