@@ -164,7 +164,7 @@ def test_a_bilevel_label_image_holds_ones(tmp_path):
     assert read_labels(tmp_path / "a.tif")[0].tolist() == [[1, 0]]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(arrays(np.uint32, (9, 8), elements=st.sampled_from([0, 0, 1, 2, 5, 1000])))
 def test_geojson_round_trip_is_exact(tmp_path_factory, labels):
     """Any label image, in pieces and with holes, comes back pixel for pixel with its own numbers."""

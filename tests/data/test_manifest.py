@@ -54,7 +54,7 @@ def test_what_is_written_is_read_back(tmp_path):
 names = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/\\"), min_size=1, max_size=12)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(names, names, st.sampled_from(["train", "val", "test", "unlabelled"]), st.none() | st.integers(0, 10**6))
 def test_names_in_any_script_round_trip(tmp_path, name, group, split, objects):
     """Commas, quotes, blanks, any script: in names, groups and paths, with and without an object count."""

@@ -16,7 +16,7 @@ from PIL import Image as Pil
 from pipeline.data.masks import merge_masks
 from pipeline.data.quickpng import read_boxed
 
-QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def save(folder, masks, value=255):

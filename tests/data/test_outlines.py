@@ -59,7 +59,7 @@ def test_rings_never_touch_themselves(rows, rings):
     assert (filled(polygons, inside.shape) == inside).all()
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(arrays(bool, (7, 8)))
 def test_filling_an_outline_gives_the_pixels_back(inside):
     """Trace, then fill: the same pixels, one polygon for every 4-connected piece, no ring that touches itself."""
@@ -80,7 +80,7 @@ def turned(polygons) -> list:
     return out
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=6)), max_size=6))
 def test_many_are_traced_as_one_by_one(crops):
     """Crops of any sizes, empty ones too, in one go: the same rings in the same direction."""

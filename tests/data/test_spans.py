@@ -11,7 +11,7 @@ from pipeline.data.spans import connect, find_spans
 SHAPES = array_shapes(min_dims=2, max_dims=2, max_side=9)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(arrays(np.uint32, SHAPES, elements=st.sampled_from([0, 1, 2, 2**32 - 1])))
 def test_painting_the_spans_gives_the_labels_back(labels):
     """Each object pixel lies in one span, in raster order, and a span ends where the object or the row does."""
@@ -24,7 +24,7 @@ def test_painting_the_spans_gives_the_labels_back(labels):
     assert spans.row.size == sum(int(np.count_nonzero((row != 0) & (np.append(0, row[:-1]) != row))) for row in labels)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(arrays(bool, SHAPES))
 def test_components_are_scikit_image_s(mask):
     """4-connected, numbered in raster order of their first pixels."""

@@ -57,7 +57,7 @@ case_lists = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case_lists, st.integers(0, 5), st.randoms(use_true_random=False))
 def test_cases_of_one_group_or_of_one_set_of_near_duplicates_always_lie_in_one_split(drawn, seed, random):
     """For any cases, groups and sets; and the order of the cases does not matter."""

@@ -79,7 +79,7 @@ def taken(streamed: ClassMapping, shape: tuple[int, int]) -> np.ndarray:
     return labels
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     height=st.integers(70, 260),
     width=st.integers(70, 260),

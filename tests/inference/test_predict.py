@@ -16,7 +16,7 @@ from pipeline.inference.windows import plan_tiles
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5), st.integers(0, 3), st.sampled_from([1, 4]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_pixel_lies_in_exactly_one_core(h: int, w: int, core: int, halo: int, stride: int) -> None:
     """Counted by painting; cores start on the stride and read windows stay inside the image."""
     shape = (h * stride, w * stride)

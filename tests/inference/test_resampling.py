@@ -19,7 +19,7 @@ def test_the_whole_is_what_opencv_gives(given_side, wanted):
     np.testing.assert_allclose(resample(plane[None], weights, weights)[0], expected, atol=2e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(given_side=st.integers(1, 60), wanted=st.integers(1, 60), cut=st.data())
 def test_a_part_is_the_part_of_the_whole(given_side, wanted, cut):
     """Rows a to b, from just the samples they say they need, are bit by bit those of the whole."""

@@ -128,7 +128,7 @@ def same_objects(a, b):
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**16),
     height=st.integers(150, 420),
@@ -258,7 +258,7 @@ def test_what_a_block_sees_whole_is_cut_where_its_neighbour_does_not(tmp_path):
     assert sorted(rows["area_px2"]) == [20 * n for n in (10, 10, 84, 118, 128)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     boxes=st.lists(
         st.tuples(st.integers(0, 395), st.integers(0, 395), st.integers(4, 330), st.integers(4, 30), st.integers(0, 3)),

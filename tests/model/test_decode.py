@@ -45,7 +45,7 @@ def objects_of(found: Components, component: int, top: int = 0, left: int = 0) -
     st.sampled_from(RULES),
     st.integers(0, 5),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_component_is_decoded_from_its_own_pixels_alone(
     seed: int, blur: float, steps: int, target: Target, rules: Thresholds, shift: int
 ) -> None:
@@ -92,7 +92,7 @@ def component_box(planes: np.ndarray, target: Target, rules: Thresholds, boxes: 
 
 
 @given(st.integers(0, 10_000), st.sampled_from([5, 255]), st.sampled_from(TARGETS), st.sampled_from(RULES))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_what_is_said_of_objects_is_what_the_labels_show(
     seed: int, steps: int, target: Target, rules: Thresholds
 ) -> None:
@@ -113,7 +113,7 @@ def test_what_is_said_of_objects_is_what_the_labels_show(
 
 
 @given(st.integers(0, 10_000), st.sampled_from(TARGETS), st.sampled_from(RULES))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_bytes_decode_as_the_probabilities_they_were_made_of(seed: int, target: Target, rules: Thresholds) -> None:
     """What a streaming prediction keeps as uint8 gives the same labels as float32."""
     planes = np.random.default_rng(seed).random((3, 20, 24)).astype(np.float32)
@@ -193,7 +193,7 @@ def test_how_probabilities_lie_in_memory_does_not_matter(target: Target) -> None
 
 
 @given(st.integers(0, 10_000), st.sampled_from([5, 255]), st.sampled_from(TARGETS))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_objects_without_a_peak_are_left_out(seed: int, steps: int, target: Target) -> None:
     """All others stay as they were, pixel by pixel."""
     planes = field(seed, (30, 41), 1.2, steps)[: 3 if isinstance(target, SeparatedTarget) else 2]

@@ -48,7 +48,7 @@ def test_fluorescence_in_one_colour_of_rgb_is_the_grey_image(trace: int) -> None
 
 
 @given(st.integers(1, 70), st.integers(1, 70))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_undo_gives_the_file_s_size(height: int, width: int) -> None:
     """Padded to the stride, cut back: at the native size undo is exact for any size, one pixel included."""
     pixels = RANDOM.integers(0, 256, (3, height, width)).astype(np.uint8)

@@ -29,7 +29,7 @@ def same_partition(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 @given(st.integers(3, 9), st.integers(3, 9), st.integers(1, 12))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_decode_undoes_encode(first: int, second: int, gap: int) -> None:
     """Two discs with a gap of at least one pixel come back as the same two discs, to the pixel."""
     labels = discs((20, 14, first), (20, 15 + first + second + gap, second))
@@ -38,7 +38,7 @@ def test_decode_undoes_encode(first: int, second: int, gap: int) -> None:
 
 
 @given(st.integers(4, 12), st.integers(4, 12))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_touching_objects_come_back_nearly_to_the_pixel(first: int, second: int) -> None:
     """Two discs side by side come back as two, each with an IoU of at least .9: the watershed draws the common edge."""
     labels = discs((20, 14, first), (20, 15 + first + second, second))
@@ -113,7 +113,7 @@ def test_labels_with_gaps_and_large_numbers_encode_alike(target: MaskTarget | Se
 
 
 @given(st.integers(0, 2**31), st.integers(1, 2000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_ids_do_not_matter(start: int, step: int) -> None:
     """The target of objects with far-apart ids (up to 2^32) is that of ids 1, 2, 3."""
     labels = discs((20, 14, 8), (20, 30, 8), (50, 50, 6))

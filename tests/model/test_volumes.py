@@ -68,7 +68,7 @@ def test_resampling_keeps_a_ramp_and_does_not_alias():
     assert np.abs(resample(stripes, (16, 2, 2))[0, 2:-2] - 0.5).max() < 0.1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 9), st.integers(1, 9))
 def test_nearest_labels_come_back_when_the_grid_was_finer(side, more):
     """Any labels, on a grid at least as fine and back again, are the same labels."""
@@ -150,7 +150,7 @@ def balls(centres, radius=4, shape=(16, 20, 20)):
     return labels
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.tuples(st.integers(4, 11), st.integers(4, 15), st.integers(4, 15)), max_size=3))
 def test_separated_volumes_come_back_from_their_target(centres):
     """Balls whose centres lie more than a radius apart, touching or not, are the same balls after encode and decode."""

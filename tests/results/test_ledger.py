@@ -133,7 +133,7 @@ entries = st.builds(
 
 
 @given(st.lists(entries, max_size=4), st.dictionaries(text, products, max_size=2))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_sealed_segment_reads_back_as_it_was(tmp_path_factory, written, shards):
     """Any entry, names in any script: what is sealed is what is read."""
     folder = tmp_path_factory.mktemp("ledger")
@@ -150,7 +150,7 @@ def test_file_names_that_are_no_text_survive(tmp_path):
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_changed_byte_breaks_the_seal(tmp_path_factory, data):
     """Whatever byte is changed and wherever the file is cut, the segment is refused and its images count as new."""
     folder = tmp_path_factory.mktemp("ledger")

@@ -9,7 +9,7 @@ from pipeline.results.run import Run
 NAMES = st.text(st.characters(exclude_categories=()) | st.sampled_from("/.#+ _-:"), max_size=300)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sets(NAMES, max_size=6))
 def test_whatever_the_names_mlflow_takes_them_and_none_is_lost(names: set[str]) -> None:
     """MLflow's own check, at most 250 characters, as many names out as in; a second cleaning changes nothing."""

@@ -58,7 +58,7 @@ MIXED = {
 
 
 @given(st.permutations(sorted(MIXED)), st.lists(st.booleans(), min_size=5, max_size=5))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_same_bytes_whatever_the_chunks_were(tmp_path_factory, order, cuts):
     """Any order of work and any cut into chunks gives the bytes that one chunk gives; grey, RGB and um are mixed."""
     chunks: list[list[str]] = [[]]

@@ -97,7 +97,7 @@ class ResultsFolder(RuleBasedStateMachine):
 
 
 ResultsFolder.TestCase.settings = settings(
-    max_examples=8, stateful_step_count=8, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=8, stateful_step_count=8, suppress_health_check=list(HealthCheck)
 )
 
 

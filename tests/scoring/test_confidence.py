@@ -76,7 +76,7 @@ def around(labels: np.ndarray, probabilities: np.ndarray, columns: slice) -> Con
 
 
 @given(st.integers(0, 1000), st.integers(26, 37))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_sums_of_parts_are_those_of_the_whole(seed: int, cut: int) -> None:
     """An image cut between its objects: the parts' sums add up to the whole's, to the last bit, in any order."""
     labels = discs((20, 14, 8), (44, 12, 10), (20, 46, 8))

@@ -47,7 +47,7 @@ def blobs(seed, shape=(96, 128), step=3):
     return (label(field > np.quantile(field, 0.6)) * step).astype(np.uint32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(hnp.arrays(np.uint32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 3)))
 def test_any_labels_measure_as_scikit_image_does(labels):
     """Broken, hollow and touching objects included."""

@@ -121,7 +121,7 @@ def test_one_side_empty_scores_zero(ratio):
         assert ratio(scores) == 0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(PAIRS)
 def test_matching_is_the_best_assignment(pair):
     """At every threshold as many pairs, and as much IoU, as scipy's linear assignment finds."""
@@ -133,7 +133,7 @@ def test_matching_is_the_best_assignment(pair):
         assert iou_sum == pytest.approx(total)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(PAIRS)
 def test_aji_is_the_loop_of_its_authors(pair):
     """Ties of IoU go to the lower label in both."""
@@ -141,7 +141,7 @@ def test_aji_is_the_loop_of_its_authors(pair):
     assert (scores.aji_intersection, scores.aji_union) == aji_by_loop(*pair)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(PAIRS, st.integers(0, 2**32 - 6))
 def test_ids_do_not_matter(pair, offset):
     """Renumbering, however sparse or high the ids, changes no count."""
@@ -151,7 +151,7 @@ def test_ids_do_not_matter(pair, offset):
     assert match(predicted, far) == match(predicted, truth)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(PAIRS)
 def test_scores_are_symmetric_and_bounded(pair):
     """Exchanging truth and prediction exchanges precision and recall; every ratio lies in [0, 1]."""
@@ -163,7 +163,7 @@ def test_scores_are_symmetric_and_bounded(pair):
     assert list(one.tp) == sorted(one.tp, reverse=True)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(LABELS)
 def test_truth_matches_itself(labels):
     """A perfect prediction scores 1 everywhere."""
@@ -172,7 +172,7 @@ def test_truth_matches_itself(labels):
     assert all(ratio(scores) == 1 for ratio in RATIOS)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(PAIRS, PAIRS)
 def test_adding_scores_is_scoring_side_by_side(first, second):
     """Counts add: the sum of two images is the score of both laid out in one."""
@@ -243,7 +243,7 @@ def test_what_went_wrong_can_be_checked_by_eye():
     assert (scores.merged, scores.split, scores.missed, scores.inexact, scores.extra) == (2, 1, 1, 1, 1)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(PAIRS)
 def test_what_went_wrong_is_what_loops_say(pair):
     """Object by object; every true one has one fate."""

@@ -28,7 +28,7 @@ def columns_of(table: Overlaps):
     return [getattr(table, name).tolist() for name in Overlaps.__dataclass_fields__]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(PAIRS, st.integers(1, 12), st.integers(1, 12), st.sampled_from([0, 3, 1 << 18]))
 def test_windows_add_up_to_the_whole(pair, rows, columns, waiting):
     """Any windows, added up at once or a few at a time: the table of the whole image, and every score bit by bit."""

@@ -141,7 +141,7 @@ SCENE = ClassesTarget(names=("ground", "object"), trimap=0)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(3, 24), st.integers(3, 24))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_targets_are_those_of_the_cpu(seed: int, size: int, height: int, width: int) -> None:
     """Blocks of objects of any size, also all foreground and none: borders exactly, distances as scipy has them."""
     rng = np.random.default_rng(seed)

@@ -26,7 +26,7 @@ def brute(labels: np.ndarray, config: BorderWeighted) -> np.ndarray:
     return 1 + config.w0 * np.exp(-((first + second) ** 2) / (2 * config.sigma**2)) * (labels == 0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**31), st.integers(0, 6), st.floats(1, 6))
 def test_it_is_the_papers_equation(seed: int, objects: int, sigma: float) -> None:
     """With w_c = 1, against all distances of all objects, sorted: to a thousandth of w0."""

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -47,7 +47,6 @@ def test_constant_step_and_polynomial_by_hand() -> None:
     assert learning_rate(Polynomial(), 1.0, Stand(0, 1.2)) == 0
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0.01, 10), max_size=40), st.integers(0, 4))
 def test_plateau_is_torchs(losses: list[float], patience: int) -> None:
     """After any history the rate is what ReduceLROnPlateau has come to, though nothing of it was stored."""
