@@ -149,7 +149,7 @@ def drop_orphans(out: Path, ledger: Ledger) -> None:
 def drop_replaced(out: Path, before: Mapping[str, Entry], ledger: Ledger) -> None:
     """Remove label files that were on record `before` this run and are not now: labels are of another kind."""
     named = {name for entry in ledger.entries.values() for name in entry.outputs}
-    replaced = (entry for path, entry in before.items() if ledger.entries[path] is not entry)
+    replaced = (entry for path, entry in before.items() if ledger.entries.get(path) is not entry)
     stale = {name for entry in replaced for name in entry.outputs if name.startswith("labels/")} - named
     with writing(out):
         for name in stale:
