@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.names import config_path
+from flows.names import config_path, shipped_configs
 from flows.options import EXISTING, NEW
 from pipeline.errors import ModelError, TrackingError
 
@@ -120,8 +120,6 @@ def describe(name: str, shape: str, layers: bool) -> None:
 
 def _model_or_config(name: str) -> Path:
     """The folder of a model, or the file of a config; raises what `find_any_model` does for what is neither."""
-    from flows.names import shipped_configs
-
     if Path(name).suffix in {".yaml", ".yml"}:
         return config_path(name)
     try:
