@@ -111,7 +111,9 @@ def describe(name: str, shape: str, layers: bool) -> None:
 
         _say(describe_model(folder, _sides(shape)).lines())
         return
-    card = folder / "CARD.md"
+    from pipeline.model.bundle import CARD
+
+    card = folder / CARD
     if card.is_file():
         click.echo(card.read_text(encoding="utf-8").rstrip())
         return
@@ -119,13 +121,16 @@ def describe(name: str, shape: str, layers: bool) -> None:
 
 
 def _model_or_config(name: str) -> Path:
-    """The folder of a model, or the file of a config; raises what `find_any_model` does for what is neither."""
+    """The folder of a model, or the file of a config; raises what `find_any_model` does for what is neither.
+
+    TrackingError, too, where the registry cannot say whether a model has the name of a config.
+    """
     if Path(name).suffix in {".yaml", ".yml"}:
         return config_path(name)
     try:
         return _find(name)
     except (ModelError, TrackingError):
-        if name not in shipped_configs():
+        if name not in shipped_configs() or any(row["name"] == name for row in _registered()):
             raise
         return config_path(name)
 

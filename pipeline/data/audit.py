@@ -15,6 +15,7 @@ from pipeline.data.images import open_image
 from pipeline.data.labels import merge_geojson, read_labels
 from pipeline.data.masks import Audit, Digest, Merged, audit_shape, merge_masks
 from pipeline.data.modality import classify_modality
+from pipeline.data.sources import Missing
 from pipeline.errors import InputError, MaskError
 from pipeline.types import Case, Finding, Image, Labels
 
@@ -72,7 +73,8 @@ def audit_case(case: Case) -> Audited:
         return _left_out(
             case, Finding(case.id, name, code, f"{error.came}, wanted {error.wanted}", error.hint, "error")
         )
-    findings = (*_audit_image(case, image), *merged.findings, *_audit_count(case, merged))
+    of_image = (*_audit_missing(case, source.missing), *_audit_image(case, image))
+    findings = (*of_image, *merged.findings, *_audit_count(case, merged))
     if any(finding.severity == "error" for finding in findings):
         return Audited(case, findings)
     objects = None if case.mask_kind == "none" else merged.objects
@@ -91,6 +93,13 @@ def _left_out(case: Case, finding: Finding) -> Audited:
         folder = case.masks[0].parent.name if case.mask_kind == "instances" else case.masks[0].name
         findings.append(Finding(case.id, folder, "masks_left_out", what, "repair the image", "error"))
     return Audited(case, tuple(findings))
+
+
+def _audit_missing(case: Case, missing: Missing) -> list[Finding]:
+    if not missing.count:
+        return []
+    hint = "export it again; the masks there have no image"
+    return [Finding(case.id, case.relative, "missing_tiles", missing.note, hint)]
 
 
 def _audit_image(case: Case, image: Image) -> list[Finding]:

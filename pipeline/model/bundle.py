@@ -24,7 +24,7 @@ from pipeline.model.halo import probe_halo
 from pipeline.model.targets import Thresholds
 from pipeline.types import FORMAT_VERSION
 
-WEIGHTS, RECORD = "weights.safetensors", "model.json"
+WEIGHTS, RECORD, CARD = "weights.safetensors", "model.json", "CARD.md"
 
 
 class ThresholdRecord(Strict):

@@ -40,7 +40,8 @@ def skip_background(name: str, out: Path, low: float, high: float, tolerance: fl
     if not most < limit:
         came, hint = f"{most:.3f} as the largest answer to flat tiles", "narrow the rule, or train with blank fields"
         raise ModelError(f"skipping with {name}", came, f"less than {limit:.3f}", hint)
-    copy_model(folder, out, {"background": rule.model_dump()})
+    note = f"Flat tiles of {low:g} to {high:g} are taken for background in this copy (`maskline models skip`)."
+    copy_model(folder, out, {"background": rule.model_dump()}, note)
     return [
         f"largest answer to flat tiles {most:.3f}, threshold {model.thresholds.foreground:.3f}",
         f"kept      {out}",

@@ -115,6 +115,18 @@ def test_a_flat_image_is_noticed(tmp_path):
     assert audited.kept
 
 
+def test_an_image_that_leaves_out_tiles_is_noticed(tmp_path):
+    """It is kept, with a warning that says how many: the masks there have no image."""
+    pixels = np.random.default_rng(0).integers(1, 255, (32, 48)).astype(np.uint8)
+    tiles = [pixels[y : y + 16, x : x + 16] for y in (0, 16) for x in (0, 16, 32)]
+    image = tmp_path / "a.tif"
+    tifffile.imwrite(image, iter([*tiles[:5], None]), shape=(32, 48), dtype=np.uint8, tile=(16, 16))
+    audited = audit_case(Case("a", image, "a.tif"))
+    assert codes(audited) == [("missing_tiles", "warning")]
+    assert audited.findings[0].what.startswith("1 of 6 tiles")
+    assert audited.kept
+
+
 def test_an_unlabelled_image_is_no_image_without_objects(tmp_path):
     """Its number of objects is not known, rather than 0."""
     audited = audit_case(Case("a", save(tmp_path / "a.png", picture()), "a.png"))

@@ -7,6 +7,7 @@ import pytest
 
 from flows import cli_models
 from flows.cli import run
+from pipeline.errors import TrackingError
 
 RECORD = {
     "name": "nuclei",
@@ -91,6 +92,20 @@ def test_describe_finds_the_card_that_ships_and_configs_by_name(own_home, capsys
     assert "297,025" in capsys.readouterr().out
     assert run(["models", "describe", "no-such-thing"]) != 0
     assert "no-such-thing" in capsys.readouterr().err
+
+
+def test_describe_takes_no_config_for_a_model_that_may_exist(registry, monkeypatch, capsys):
+    """Where a model of the name cannot be used, or nobody can tell, the config of that name is not what was meant."""
+
+    def fail(*_):
+        raise TrackingError("registry", "broken", "a model", "mend it")
+
+    monkeypatch.setattr(cli_models, "_find", fail)
+    assert run(["models", "describe", "two-level-unet", "--shape", "32x32"]) == 0
+    assert run(["models", "describe", "nuclei"]) != 0  # a config's name too, but registered
+    assert "broken" in capsys.readouterr().err
+    monkeypatch.setattr(cli_models, "_open", fail)
+    assert run(["models", "describe", "two-level-unet", "--shape", "32x32"]) != 0
 
 
 def test_export_copies_to_a_new_place_only(tmp_path, capsys):

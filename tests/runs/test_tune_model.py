@@ -42,6 +42,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     save_model(tmp_path / "model", network, record)
     (tmp_path / "model" / "int8-0123.xml").write_text("another's")
+    (tmp_path / "model" / "CARD.md").write_text("# mine\n\nIts thresholds are 0.7.\n")
     return tmp_path / "model"
 
 
@@ -58,7 +59,10 @@ def test_the_copy_has_thresholds_that_score_better(model: Path, data: Path, tmp_
     before, after = load_model(model), load_model(out)
     assert after.thresholds.foreground <= 0.7 and after.digest != before.digest
     assert all(torch.equal(a, b) for a, b in zip(before.network.parameters(), after.network.parameters(), strict=True))
-    assert sorted(path.name for path in out.iterdir()) == ["model.json", "weights.safetensors"]
+    assert sorted(path.name for path in out.iterdir()) == ["CARD.md", "model.json", "weights.safetensors"]
+    title, note, rest = (out / "CARD.md").read_text().split("\n\n")
+    assert (title, rest) == ("# mine", "Its thresholds are 0.7.\n")
+    assert note.startswith("> Thresholds were chosen anew for this copy on 4 validation images")
     manifest = load_data(data)
     where = after.record.provenance
     assert where["manifest_digest"] == "of the training" and after.record.confidence is not None
