@@ -151,7 +151,12 @@ class WholeSampling(Strict):
 
 
 class ManifestValidation(Strict):
+    """The manifest's validation images. With `learn_from_test` its test images are learned from as well: for a model
+    that is to be used, of a recipe whose scores are known (`--folds`). No image is left then to score that model on.
+    """
+
     kind: Literal["manifest"] = "manifest"
+    learn_from_test: bool = False
 
 
 class LastFraction(Strict):

@@ -56,7 +56,7 @@ def check_room(cost: ImageCost, out: Path, scratch: Path | None = None) -> None:
     """
     memory = machine_memory()
     if cost.memory > memory:
-        hint = "segment on a larger machine, a smaller --level, or at a larger --diameter"
+        hint = "segment on a larger machine, with fewer --threads, a smaller --level, or at a larger --diameter"
         raise ImageError("memory", f"{memory / 1e9:.1f} GB in all", f"about {cost.memory / 1e9:.1f} GB", hint)
     needed = cost.disk - (held_in(scratch) if scratch else 0)
     if cost.asks_disk and needed > (free := free_disk(out)):
@@ -74,6 +74,7 @@ class Afforded:
     out: Path
     scratch: Path
     geojson: bool
+    in_network: float
 
     def stream(
         self, source: ImageSource, options: ImageOptions, scratch: Path, identity: str, watch: Watch
@@ -83,6 +84,8 @@ class Afforded:
         zoom = float(streaming.statistics["zoom"])
         size = self.opened.dtype.itemsize
         kept, geojson = self.opened.kept, self.geojson
-        cost = stream_cost(self.opened.shape, size, self.record, zoom, kept, geojson=geojson)
+        cost = stream_cost(
+            self.opened.shape, size, self.record, zoom, kept, geojson=geojson, in_network=self.in_network
+        )
         check_room(cost, self.out, self.scratch)
         return streaming

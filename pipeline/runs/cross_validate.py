@@ -11,10 +11,10 @@ from statistics import median
 from typing import Any
 
 import unet
-from pipeline.config import ClassesTarget, Ensemble, ImageOptions, TrainConfig, masks_of
+from pipeline.config import ClassesTarget, Ensemble, ImageOptions, ManifestValidation, TrainConfig, masks_of
 from pipeline.data.manifest import Manifest, load_data, write_manifest
 from pipeline.data.splits import fold_cases
-from pipeline.errors import ModelError, TrainingError
+from pipeline.errors import ConfigError, ModelError, TrainingError
 from pipeline.inference.direct import build_segmenter
 from pipeline.inference.segment import Segmenter
 from pipeline.model.bundle import ThresholdRecord, TrainedModel, load_model, save_model
@@ -90,8 +90,12 @@ def cross_validate(
     In each fold 15 % of what it does not test is its validation part: epochs and thresholds are chosen there alone.
     `time_budget` (seconds) is each fold's. With `resume`, finished folds stay as they are and the one that was stopped
     goes on. Ctrl-C ends the fold's training as it ends any, and with it the job: what is done is said. Raises what
-    `train_model` raises; ConfigError for an impossible number of folds.
+    `train_model` raises; ConfigError for an impossible number of folds, or for a config that
+    learns from what it is scored on.
     """
+    if isinstance(config.validation, ManifestValidation) and config.validation.learn_from_test:
+        came, wanted = "true with --folds", "folds that are scored by models that never saw them"
+        raise ConfigError("validation.learn_from_test", came, wanted, "leave one of them out")
     manifest = load_data(data, masks_of(config.target))
     parts = [replace(manifest, cases=cases, path=None) for cases in fold_cases(manifest.cases, folds, config.seed)]
     origin = load_model(find_any_model(start)).digest if start else ""

@@ -72,6 +72,7 @@ def evaluate_model(config: EvaluateConfig, watch: Watch = unwatched) -> dict[str
             "data": str(config.data),
             "manifest_digest": manifest.digest,
             "split": config.split,
+            "learned_from": _learned_from(segmenter.model.record.provenance, manifest, cases),
         }
         if getattr(segmenter, "classes", ()):
             scores = evaluate_classes(cases, segmenter, config, about, cost, watch)
@@ -88,6 +89,14 @@ def evaluate_model(config: EvaluateConfig, watch: Watch = unwatched) -> dict[str
         if run is not None:
             publish_evaluation(run, config.out, scores)
     return scores
+
+
+def _learned_from(made: Mapping[str, Any], manifest: Manifest, cases: Sequence[Case]) -> int:
+    """How many of the cases the model's own training, if it was on this manifest, learned from or chose by."""
+    if made.get("manifest_digest") != manifest.digest:
+        return 0
+    test = made.get("config", {}).get("validation", {}).get("learn_from_test", False)
+    return sum(case.split in ("train", "val") or test for case in cases)
 
 
 @dataclass(order=True)

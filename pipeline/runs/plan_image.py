@@ -1,5 +1,6 @@
 """How one opened image will be done, and at what cost: held in memory or streamed, by its size for the network."""
 
+import os
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,18 @@ def can_stream(opened: "FileSource") -> bool:
     return label_suffix(opened.path.name) != ".nii.gz"
 
 
+def bytes_in_network(config: SegmentConfig) -> float:
+    """Bytes that a pixel of a tile takes in the network, times the tiles that are there at once: one a thread.
+
+    Measured of the model that ships; OpenVINO keeps what the largest tile took, and tuning tries them all. Nothing of
+    it lies in this process' memory where an accelerator is named.
+    """
+    if config.device not in ("auto", "cpu"):
+        return 0.0
+    threads = config.threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    return threads * {"openvino-int8": 140.0, "torch-bfloat16": 300.0}.get(config.engine, 500.0)
+
+
 def plan_image(
     opened: "FileSource", config: SegmentConfig, record: Mapping[str, Any], core: int = CORE
 ) -> tuple[ImageCost, float]:
@@ -44,5 +57,7 @@ def plan_image(
     zoom = KnownSize.of(record).zoom(config, opened.geometry) or 1.0
     if prod(opened.shape[1:]) * max(1.0, zoom) ** 2 > config.whole_megapixels * 1e6 and can_stream(opened):
         size, kept, geojson = opened.dtype.itemsize, opened.kept, config.geojson
-        return stream_cost(opened.shape, size, record, zoom, kept, geojson=geojson, core=core), zoom
+        return stream_cost(
+            opened.shape, size, record, zoom, kept, geojson=geojson, core=core, in_network=bytes_in_network(config)
+        ), zoom
     return whole_cost(opened.shape, zoom, geojson=config.geojson, core=core), zoom

@@ -6,6 +6,7 @@ from math import prod
 from typing import Any
 
 from pipeline.inference.blocks import band_of
+from pipeline.inference.tile_sizes import LARGEST_CORE
 
 PROCESS = 700e6  # bytes of the process, its libraries and the model
 A_PIXEL = 150.0  # bytes a pixel of an image in memory, about: pixels, probabilities and objects
@@ -85,11 +86,12 @@ def stream_cost(
     *,
     geojson: bool = False,
     core: int = CORE,
+    in_network: float = 0.0,
 ) -> ImageCost:
     """What an image `(C, Y, X)` of `itemsize` bytes a value costs with a model of this record when it is streamed.
 
     `zoom` is how many of the network's pixels are one of the file, `kept` the bytes of decoded blocks that its readers
-    keep, `core` the side of a tile.
+    keep, `core` the side of a tile, `in_network` what a pixel of those in the network takes (of the largest tried).
 
     >>> print(stream_cost((3, 32768, 32768), 1, {"outputs": ["foreground"] * 3, "halo": 112}))
     streamed: about 4,096 tiles, 1.6 GB of memory, 1.3 GB of disk while it runs
@@ -104,5 +106,6 @@ def stream_cost(
     bands = 2 * pixels + 2 * band * width * outputs  # the one at hand and the one that is read; probabilities packed
     resampled = 0 if zoom == 1 else min(RESAMPLED, shape[1]) * shape[2] * (channels * itemsize + 4 * planes)
     stays = left_on_disk(shape[1] * shape[2], geojson)
-    memory = PROCESS + 2 * BLOCK + bands + resampled + kept
+    tiles = in_network * min((LARGEST_CORE + 2 * halo) ** 2, height * width)
+    memory = PROCESS + 2 * BLOCK + bands + resampled + kept + tiles
     return ImageCost(_tiles(height, width, core), memory, PLANES * height * width + stays, stays, streamed=True)

@@ -33,7 +33,7 @@ from pipeline.runs.check_room import Afforded, check_room
 from pipeline.runs.failures import explain, let_pass
 from pipeline.runs.measure_answer import measure_answer
 from pipeline.runs.model_record import class_key, read_record
-from pipeline.runs.plan_image import can_stream, is_alone, plan_image
+from pipeline.runs.plan_image import bytes_in_network, can_stream, is_alone, plan_image
 from pipeline.runs.scratch import begin_work, name_work, scratch_folder
 from pipeline.runs.stages import Stages, Watched
 from pipeline.types import Case, Image, ImageSource, Labels, Watch, unwatched
@@ -231,7 +231,9 @@ def _streamed(
     label, outline = paths[0], paths[1] if len(paths) > 1 else None
     record = read_record(job.model)
     if not class_key(record):
-        afforded = Afforded(segmenter, opened, record, job.out, scratch, outline is not None)
+        afforded = Afforded(
+            segmenter, opened, record, job.out, scratch, outline is not None, bytes_in_network(job.config)
+        )
         return segment_large(opened, afforded, job.config, scratch, identity, label, outline, watch)
     if outline is not None:
         came, wanted = "outlines of a class map larger than memory", "label images"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import unet
-from pipeline.config import ClassesTarget, LastFraction, RandomFraction, TrainConfig, masks_of
+from pipeline.config import ClassesTarget, LastFraction, ManifestValidation, RandomFraction, TrainConfig, masks_of
 from pipeline.data.manifest import Manifest, load_data
 from pipeline.data.palettes import read_palette
 from pipeline.errors import TrainingError
@@ -70,8 +70,10 @@ class Trained:
 
 
 def split_for_training(manifest: Manifest, config: TrainConfig) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
-    """Cases to learn from and cases to validate on; test cases are never among them."""
+    """Cases to learn from and cases to validate on; test cases are not among them but where the config says so."""
     learn, check = manifest.split("train"), manifest.split("val")
+    if isinstance(config.validation, ManifestValidation) and config.validation.learn_from_test:
+        learn += manifest.split("test")
     if isinstance(config.validation, LastFraction | RandomFraction):
         everything = learn + check
         if isinstance(config.validation, RandomFraction):

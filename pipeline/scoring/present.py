@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.data.files import atomic_write
 from pipeline.scoring.counts import write_counts
-from pipeline.scoring.present_classes import class_table
+from pipeline.scoring.present_classes import class_table, of_the_training
 from pipeline.scoring.summary import ERRORS, CaseScore
 
 JSON, CSV = "scores.json", "scores.csv"
@@ -74,7 +74,7 @@ def _found(scores: Mapping[str, Any]) -> str:
 
 
 def _remarks(scores: Mapping[str, Any]) -> list[str]:
-    lines = [_found(scores)]
+    lines = [_found(scores), *of_the_training(scores)]
     ranked = scores.get("confidence", {})
     if ranked.get("auroc") is not None:
         interval = f"{ranked['auroc_low']:.3f} to {ranked['auroc_high']:.3f}"

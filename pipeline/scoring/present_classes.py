@@ -27,6 +27,12 @@ def _shown(part: Mapping[str, Any], name: str) -> str:
     return text if low is None else f"{text} ({low:.3f} to {high:.3f})"
 
 
+def of_the_training(scores: Mapping[str, Any]) -> list[str]:
+    """A line where the model's training had seen images that are scored."""
+    count = scores.get("learned_from", 0)
+    return [f"{count} of these images are the training's own: their scores flatter"] if count else []
+
+
 def class_table(scores: Mapping[str, Any]) -> str:
     """The numbers of `summarise_classes` in lines of at most 100 characters: overall, by class, what went wrong."""
     over = f"95 % by {scores['intervals']['over']}"
@@ -37,6 +43,7 @@ def class_table(scores: Mapping[str, Any]) -> str:
     for name in scores["names"]:
         part = scores["classes"][name]
         lines.append(f"{name:<{width}}{_shown(part, 'dice'):<26}{_shown(part, 'iou'):<26}{part['pixels_true']:>12,}")
+    lines += of_the_training(scores)
     if scores["missing"]:
         lines.append(f"{len(scores['missing'])} images without a prediction, scored as all {scores['names'][0]}")
     lines += [f"not scored: {one['error']}; {one['hint']}" for one in scores["errors"][:MOST_TOLD]]

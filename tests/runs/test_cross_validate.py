@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from scipy.special import logit
 
-from pipeline.config import CropSampling, EarlyStopping, NucleiUNet, TrainConfig
+from pipeline.config import CropSampling, EarlyStopping, ManifestValidation, NucleiUNet, TrainConfig
 from pipeline.data.images import open_image
 from pipeline.data.manifest import load_data
 from pipeline.data.simulate import simulate_dataset
-from pipeline.errors import TrainingError
+from pipeline.errors import ConfigError, TrainingError
 from pipeline.inference.segment import Segmenter
 from pipeline.model.bundle import load_model
 from pipeline.runs.cross_validate import CrossValidated, FoldsStopped, cross_validate, join_models
@@ -56,6 +56,13 @@ def test_every_image_is_scored_once_out_of_fold(crossed, data: Path) -> None:
     assert json.loads((result.out / "scores.json").read_text())["split"] == "out of fold"
     assert {event.stage for event in events} >= {"fold 1 of 2: train", "fold 2 of 2: train", "evaluate"}
     assert any("the mean of all folds" in line for line in result.lines())
+
+
+def test_folds_that_learn_from_what_they_are_scored_on_are_refused(data: Path, tmp_path: Path) -> None:
+    """The test images of a fold's manifest are the fold."""
+    config = CONFIG.model_copy(update={"validation": ManifestValidation(learn_from_test=True)})
+    with pytest.raises(ConfigError, match="learn_from_test"):
+        cross_validate(config, data, tmp_path, 2, track=False)
 
 
 def test_no_fold_learns_what_it_is_tested_on(crossed) -> None:

@@ -22,7 +22,7 @@ from pipeline.types import Case
 class Knows(ThresholdSegmenter):
     """The stand-in, with the digest of the model that it is not."""
 
-    model = SimpleNamespace(digest="0123abcd", network=torch.nn.Linear(3, 2))
+    model = SimpleNamespace(digest="0123abcd", network=torch.nn.Linear(3, 2), record=SimpleNamespace(provenance={}))
 
 
 @pytest.fixture
@@ -79,6 +79,22 @@ def test_a_split_is_predicted_and_scored(data, segmenter):
     assert scores["map"] == pytest.approx(3.5 / 4)
     assert (scores["model_digest"], scores["split"]) == ("0123abcd", "test")
     assert scores["manifest_digest"] == read_manifest(data).digest
+
+
+@pytest.mark.parametrize(
+    ("split", "validation", "count"),
+    [("test", {}, 0), ("all", {}, 1), ("all", {"learn_from_test": True}, 5), ("test", {"learn_from_test": True}, 4)],
+)
+def test_images_of_the_models_own_training_are_told(data, segmenter, monkeypatch, split, validation, count):
+    """How many of the scored images it learned from, in numbers and words; of another manifest nobody knows."""
+    made = {"manifest_digest": read_manifest(data).digest, "config": {"validation": validation}}
+    monkeypatch.setattr(Knows.model.record, "provenance", made)
+    scores = evaluate_model(config(data, split=split))
+    said = (data.parent / "out/scores.txt").read_text()
+    assert scores["learned_from"] == count
+    assert (f"{count} of these images are the training's own" in said) == (count > 0)
+    made["manifest_digest"] = "another"
+    assert evaluate_model(config(data, split=split))["learned_from"] == 0
 
 
 def test_the_folder_can_be_scored_again(data, segmenter):

@@ -15,6 +15,7 @@ from pipeline.config import (
     CropSampling,
     EarlyStopping,
     LastFraction,
+    ManifestValidation,
     NucleiUNet,
     RandomFraction,
     ThreeClassTarget,
@@ -171,6 +172,15 @@ def test_the_guide_s_validation_is_the_last_part(data: Path) -> None:
     everything = manifest.split("train") + manifest.split("val")
     assert learn + check == everything and len(check) == round(len(everything) * 0.25)
     assert not {case.id for case in manifest.split("test")} & {case.id for case in everything}
+
+
+def test_test_images_are_learned_from_where_the_config_says_so(data: Path) -> None:
+    """They join the training images; what validates stays what it was."""
+    manifest = load_data(data)
+    config = CONFIG.model_copy(update={"validation": ManifestValidation(learn_from_test=True)})
+    learn, check = job.split_for_training(manifest, config)
+    assert manifest.split("test") and learn == manifest.split("train") + manifest.split("test")
+    assert check == manifest.split("val")
 
 
 def test_a_drawn_validation_set_is_the_seed_s(data: Path) -> None:
