@@ -93,10 +93,13 @@ def evaluate_model(config: EvaluateConfig, watch: Watch = unwatched) -> dict[str
 
 def _learned_from(made: Mapping[str, Any], manifest: Manifest, cases: Sequence[Case]) -> int:
     """How many of the cases the model's own training, if it was on this manifest, learned from or chose by."""
-    if made.get("manifest_digest") != manifest.digest:
-        return 0
-    test = made.get("config", {}).get("validation", {}).get("learn_from_test", False)
-    return sum(case.split in ("train", "val") or test for case in cases)
+    seen: set[str] = set()
+    if made.get("tuned", {}).get("manifest_digest") == manifest.digest:
+        seen = {"val"}
+    if made.get("manifest_digest") == manifest.digest:
+        everything = "folds" in made or made.get("config", {}).get("validation", {}).get("learn_from_test", False)
+        seen = {"train", "val", "test"} if everything else {"train", "val"}
+    return sum(case.split in seen for case in cases)
 
 
 @dataclass(order=True)

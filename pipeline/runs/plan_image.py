@@ -28,6 +28,14 @@ def can_stream(opened: "FileSource") -> bool:
     return label_suffix(opened.path.name) != ".nii.gz"
 
 
+def _threads(config: SegmentConfig) -> int:
+    """As many as torch will take, which is not loaded to say so: what OpenMP is told first, else the cores."""
+    import psutil
+
+    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a number a level of nesting
+    return config.threads or (int(told) if told.isdecimal() else 0) or psutil.cpu_count(logical=False) or 1
+
+
 def bytes_in_network(config: SegmentConfig) -> float:
     """Bytes that a pixel of a tile takes in the network, times the tiles that are there at once: one a thread.
 
@@ -36,8 +44,7 @@ def bytes_in_network(config: SegmentConfig) -> float:
     """
     if config.device not in ("auto", "cpu"):
         return 0.0
-    threads = config.threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
-    return threads * {"openvino-int8": 140.0, "torch-bfloat16": 300.0}.get(config.engine, 500.0)
+    return _threads(config) * {"openvino-int8": 140.0, "torch-bfloat16": 300.0}.get(config.engine, 500.0)
 
 
 def plan_image(

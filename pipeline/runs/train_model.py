@@ -113,7 +113,8 @@ def _identity(config: TrainConfig, manifest: Manifest, start: TrainedModel | Non
 
 def _warn_of_unused(manifest: Manifest, data: Path, config: TrainConfig) -> None:
     """Say so where a folder of a few labelled images has some kept out of training, and how to use them."""
-    few, kept = len(manifest.split("all")), len(manifest.split("test"))
+    learned = {case.id for part in split_for_training(manifest, config) for case in part}
+    few, kept = len(manifest.split("all")), len({case.id for case in manifest.split("test")} - learned)
     if data.is_dir() and few <= FEW_IMAGES and kept:
         classes = " --masks classes" * (masks_of(config.target) == "classes")
         again = f"maskline ingest {data} --out MANIFEST.csv --fractions 0.7 0.3 0{classes}"

@@ -97,6 +97,17 @@ def test_images_of_the_models_own_training_are_told(data, segmenter, monkeypatch
     assert evaluate_model(config(data, split=split))["learned_from"] == 0
 
 
+def test_the_mean_of_folds_learned_from_all_images(data, segmenter, monkeypatch):
+    """Each was held out of one fold alone. A tuned copy chose by the validation images."""
+    made = {"manifest_digest": read_manifest(data).digest, "folds": [{}, {}]}
+    monkeypatch.setattr(Knows.model.record, "provenance", made)
+    assert evaluate_model(config(data))["learned_from"] == 4
+    text = data.read_text().replace(",test,", ",val,")
+    data.write_text(text)
+    made |= {"manifest_digest": "another", "tuned": {"manifest_digest": read_manifest(data).digest}}
+    assert evaluate_model(config(data, split="all"))["learned_from"] == 4
+
+
 def test_the_folder_can_be_scored_again(data, segmenter):
     """labels/ holds what was predicted, the empty image too; `score` gives the same numbers."""
     scores = evaluate_model(config(data))
