@@ -9,9 +9,10 @@ import unet
 from pipeline.config import SingleNetwork
 from pipeline.model.halo import probe_sight
 
+TEXT = (Path(__file__).parents[2] / "docs" / "family.md").read_text()
 ROWS = {
     cells[0].strip("`"): cells
-    for line in (Path(__file__).parents[2] / "docs" / "family.md").read_text().splitlines()
+    for line in TEXT.partition("\n## ")[0].splitlines()  # the first table; others tell of trainings
     if line.startswith("| `")
     for cells in [[cell.strip() for cell in line.strip("|").split("|")]]
 }
