@@ -117,6 +117,7 @@ def child_environment(prefect_api: str, mlflow: str, options: ServeOptions) -> d
         "MASKLINE_HOME": str(home),
         "MASKLINE_RUNS_AT_ONCE": str(options.runs_at_once),
         "PYTHONUNBUFFERED": "1",
+        "MALLOC_ARENA_MAX": "1",  # a run's process has threads before it imports `pipeline`, see `pipeline.malloc`
         **options.nightly.as_environment(),
     }
 

@@ -1,7 +1,5 @@
 """torch on the CPU: folded, fused, channels_last."""
 
-import ctypes
-import sys
 from collections.abc import Callable
 
 import torch
@@ -10,26 +8,10 @@ import unet
 from pipeline.inference.forward import Forward, Raw
 from pipeline.inference.threaded import ThreadedEngine
 from pipeline.inference.workers import Workers
+from pipeline.malloc import keep_memory
 from pipeline.model.bundle import TrainedModel
 from pipeline.types import Pixels
 from unet.folding import fold
-
-_MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX = -3, -1, -8  # of glibc's malloc.h
-
-
-def keep_memory() -> bool:
-    """Let glibc keep large blocks for the next layer instead of handing each back to the system; False elsewhere.
-
-    A layer's output is tens of megabytes. By default each is mapped anew and zeroed page by page, which costs a third
-    of the time of a network (measured: 1.6 against 2.2 Mpx/s of the guide's on two cores).
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallopt"):
-        return False
-    limits = ((_MMAP_THRESHOLD, 2**30), (_TRIM_THRESHOLD, 2**31 - 1), (_ARENA_MAX, 1))
-    return all(libc.mallopt(name, value) == 1 for name, value in limits)
 
 
 class TorchEngine(ThreadedEngine):
@@ -46,7 +28,11 @@ class TorchEngine(ThreadedEngine):
         self._forward = Forward(network, model.record.target, self.dtype).eval()
 
     def runner(self, at_once: int, inside: int) -> tuple[Callable[[Raw], Pixels], Callable[[], None]]:
-        return self._run, lambda: torch.set_num_threads(inside)
+        def begin() -> None:
+            torch.get_num_threads()  # a thread that asks first is given the process' number, whatever was set before
+            torch.set_num_threads(inside)
+
+        return self._run, begin
 
     def start(self, at_once: int, inside: int) -> Workers[Raw, Pixels]:
         """torch keeps the number of threads by thread, but MKL's and that of threads to come by process."""

@@ -1,7 +1,9 @@
 """Every engine gives the network's own answer; within one, the bits do not depend on tiles, threads or neighbours."""
 
 import dataclasses
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import get_args
 
@@ -291,3 +293,24 @@ def test_a_damaged_int8_file_is_refused(model, tmp_path: Path) -> None:
     (tmp_path / f"int8-{model.digest[:16]}.xml").write_text("no graph")
     with pytest.raises(ModelError, match="quantise again"):
         make_engine(there, "cpu", "openvino-int8")
+
+
+def test_small_images_go_side_by_side(model, image) -> None:
+    """Two that are one tile each share the threads, with the bits of one that has them all."""
+    engine, met = TorchEngine(model, 2), threading.Barrier(2)
+    preparation = fit(image, model.record.prepare, stride=model.record.stride)
+    (whole,) = engine.map([image], preparation)
+    run, inside = engine._run, []
+
+    def together(raw):
+        inside.append(torch.get_num_threads())
+        met.wait(timeout=60)  # where one waited for the other, it would wait for ever
+        return run(raw)
+
+    engine._run = together
+    engine._started.clear()
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: next(iter(engine.map([image], preparation))), range(2)))
+    assert all(np.array_equal(one, whole) for one in both)
+    assert sorted(inside) == [1, 2]
+    assert engine._single == 0
