@@ -16,7 +16,8 @@ PLANES = 0.9  # bytes of disk a pixel of the network's grid, at most: packed pro
 LABELS = 0.2  # bytes of disk a pixel of the file, at most: labels, packed
 TABLES = 0.15  # of the objects' table and the run's own record of it, where objects are dense
 OUTLINES = 0.4  # of GeoJSON, where it is asked for and objects are dense
-RESAMPLED = 1024  # rows of the file that are brought to the network's grid together
+RESAMPLED = 1024  # rows of the file that are reduced to the network's grid together
+MADE_AHEAD = 6  # magnified tiles that wait, or are made
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,15 @@ def stream_cost(
     outputs, halo = len(record.get("outputs", ())) or 1, int(record.get("halo") or 256)
     band = min(band_of(width), height)
     planes = channels if channels == 1 else max(channels, int(record.get("prepare", {}).get("channels", channels)))
-    values = planes * (itemsize if zoom == 1 else 4)  # a grey image is held in one plane, whatever the model takes
-    pixels = (band + 2 * halo) * width * values
+    values = planes * (itemsize if zoom >= 1 else 4)  # a grey image is held in one plane, whatever the model takes
+    shown = max(1.0, zoom)  # what is magnified is held as the file has it
+    pixels = (band + 2 * halo) / shown * width / shown * values
     bands = 2 * pixels + 2 * band * width * outputs  # the one at hand and the one that is read; probabilities packed
-    resampled = 0 if zoom == 1 else min(RESAMPLED, shape[1]) * shape[2] * (channels * itemsize + 4 * planes)
+    resampled = 0.0
+    if zoom < 1:
+        resampled = min(RESAMPLED, shape[1]) * shape[2] * (channels * itemsize + 4 * planes)
+    elif zoom > 1:
+        resampled = MADE_AHEAD * min((core + 2 * halo) ** 2, height * width) * 4 * planes
     stays = left_on_disk(shape[1] * shape[2], geojson)
     tiles = in_network * min((LARGEST_CORE + 2 * halo) ** 2, height * width)
     memory = PROCESS + 2 * BLOCK + bands + resampled + kept + tiles

@@ -96,7 +96,7 @@ def test_one_plane_is_held():
     np.testing.assert_array_equal(how.apply(held), how.apply(three(pixels)))
     grid = ModelGrid(Memory(pixels), 3, None, how)
     grid.hold(0, 160)
-    assert grid._held.shape == (1, 160, 144) and grid.window(WINDOW).shape == (3, 16, 32)
+    assert grid._rows.part(0, 150, 0, 133).shape == (1, 150, 133) and grid.window(WINDOW).shape == (3, 16, 32)
     np.testing.assert_array_equal(share_channels(three(pixels), 3), three(pixels))
     assert not is_shared(share_channels(three(pixels), 3)) and not is_shared(take_channels(pixels, 3))
     five = np.arange(5, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 2), np.uint8)
