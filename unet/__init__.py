@@ -16,6 +16,7 @@ from unet.traits import (
     traces_at_any_size,
     without_statistics,
 )
+from unet.trimming import trim, trims
 
 __all__ = [
     "Ensemble",
@@ -30,5 +31,7 @@ __all__ = [
     "sides_of",
     "stride_of",
     "traces_at_any_size",
+    "trim",
+    "trims",
     "without_statistics",
 ]

@@ -11,12 +11,12 @@ would take it to 339 px and more.
 from collections.abc import Sequence
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from unet.depthwise import Depthwise
 from unet.nuclei import convolution
 from unet.published import Published
+from unet.trimming import KEPT, Skip, decode, trim
 
 # kernel, stride, expansion, output channels: EfficientNet-B0's stages 1 to 4, which Lite0 shares
 _BLOCKS = (
@@ -94,8 +94,11 @@ class EfficientUNet(nn.Module):
     """Logits `(N, out_channels, Y, X)` of an image `(N, 3, Y, X)` with values in about [0, 1]; sides divisible by 16.
 
     `filters` are the decoder's channels at strides 1, 2, 4 and 8; at stride 1 the skip is a convolution of the image.
-    With `deep_supervision` and in training mode the answer is a list: the logits at strides 1, 2 and 4.
+    With `deep_supervision` and in training mode the answer is a list: the logits at strides 1, 2 and 4. With a frame
+    they are those of its core (unet/trimming.py).
     """
+
+    trims = True
 
     published = Published(
         file="efficientnet-lite0-57934424.pth",
@@ -126,14 +129,11 @@ class EfficientUNet(nn.Module):
         coarse = filters[1:3] if deep_supervision else ()
         self.coarse_heads = nn.ModuleList(nn.Conv2d(width, out_channels, 1) for width in coarse)
 
-    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
-        features: list[Tensor] = self.encoder(2 * image - 1)
-        skips, x = [self.stem(image), *features[:-1]], features[-1]
-        levels: list[Tensor] = []
-        for up, merge, skip in zip(self.up, self.merge, reversed(skips), strict=True):
-            x = merge(torch.cat([skip, up(x)], dim=1))
-            levels.insert(0, x)
-        logits: Tensor = self.head(x)
+    def forward(self, image: Tensor, frame: Tensor | None = None) -> Tensor | list[Tensor]:
+        *features, x = self.encoder(2 * image - 1)
+        skips: list[Skip] = [(image, self.stem), *((feature, None) for feature in features)]
+        levels = decode(x, skips, self.up, self.merge, frame)
+        logits = trim(self.head(levels[0]), frame, 1, 0, have=KEPT)
         if not (self.training and self.coarse_heads):
             return logits
         return [logits, *(head(level) for head, level in zip(self.coarse_heads, levels[1:], strict=False))]

@@ -14,6 +14,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from unet.trimming import takes_frame
+
 _EVEN_CHANNELS = 8
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
@@ -29,7 +31,7 @@ class FusedConvolution(nn.Module):
 
     def __init__(self, convolution: nn.Conv2d | nn.Conv3d, activation: nn.Module | None) -> None:
         super().__init__()
-        self.convolution = convolution
+        self.convolution, self.activation = convolution, activation
         self.kind, self.limits = "none" if activation is None else "relu", []
         if isinstance(activation, nn.ReLU6):
             self.kind, self.limits = "hardtanh", [0.0, 6.0]
@@ -46,13 +48,63 @@ class FusedConvolution(nn.Module):
         return y
 
 
+class Transposed(nn.Module):
+    """A transposed convolution by oneDNN, whatever its size: of a small tile torch makes a matrix product."""
+
+    def __init__(self, convolution: nn.ConvTranspose2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer = self.convolution
+        where = (
+            list(layer.padding),
+            list(layer.output_padding),
+            list(layer.stride),
+            list(layer.dilation),
+            layer.groups,
+        )
+        y: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(
+            x, layer.weight, layer.bias, *where, "none", [], ""
+        )
+        return y
+
+
+class SummedConvolution(FusedConvolution):
+    """The same of several tensors side by side along the channels, without laying them there: skips of a U-Net.
+
+    Each part's convolution is added to that of those before it, in the memory of the first. What this spares is a copy
+    of all parts, the largest block that a network needs. In bfloat16 the sums between would be rounded, so there they
+    are laid out. Activations are `none` and `relu`: oneDNN has no other after a sum.
+    """
+
+    activations = ("none", "relu")
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        layer = self.convolution
+        if layer.weight.dtype != torch.float32:
+            return super().forward(torch.cat(parts, dim=1))
+        where = (list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups)
+        weights = torch.split(layer.weight, [part.shape[1] for part in parts], dim=1)
+        first, *between, last = zip(parts, weights, strict=True)
+        y: Tensor = torch.ops.mkldnn._convolution_pointwise(*first, layer.bias, *where, "none", [], "")
+        add = torch.ops.mkldnn._convolution_pointwise_.binary
+        for part, weight in between:
+            add(y, part, weight, None, *where, "add", 1.0, None, [], "")
+        add(y, *last, None, *where, "add", 1.0, "relu" if self.kind == "relu" else None, [], "")
+        return y
+
+
 @functools.cache
 def can_fuse() -> bool:
     """Whether this torch has oneDNN's fused convolution for the CPU."""
-    layer = FusedConvolution(nn.Conv2d(1, 1, 1), nn.ReLU())
+    one, two = (nn.Conv2d(inputs, 1, 1) for inputs in (1, 2))
+    values = torch.zeros(1, 1, 2, 2)
     try:
         with torch.inference_mode():
-            layer(torch.zeros(1, 1, 2, 2))
+            FusedConvolution(one, nn.ReLU())(values)
+            SummedConvolution(two, nn.ReLU())(values, values)
+            Transposed(nn.ConvTranspose2d(1, 1, 2, stride=2))(values)
     except (AttributeError, RuntimeError):
         return False
     return True
@@ -109,6 +161,35 @@ def _fuse_activations(graph: fx.GraphModule) -> None:
             _drop(following)
 
 
+def _fuse_transposed(graph: fx.GraphModule) -> None:
+    for node in list(graph.graph.nodes):
+        layer = _module(graph, node)
+        if isinstance(layer, nn.ConvTranspose2d) and len(node.args) == 1 and not node.kwargs:
+            _replace(graph, node, Transposed(layer))
+
+
+def _sum_parts(graph: fx.GraphModule) -> None:
+    """Let a convolution of what is put side by side for it alone take the parts instead."""
+    for node in list(graph.graph.nodes):
+        layer = _module(graph, node)
+        if not isinstance(layer, FusedConvolution) or layer.convolution.groups != 1:
+            continue
+        joined = node.args[0]
+        if layer.kind not in SummedConvolution.activations or not _joins_channels(joined) or len(joined.users) > 1:
+            continue
+        _replace(graph, node, SummedConvolution(layer.convolution, layer.activation))
+        node.args = tuple(joined.args[0])
+        graph.graph.erase_node(joined)
+
+
+def _joins_channels(node: object) -> bool:
+    """Whether a node is `torch.cat` of two tensors or more along the channels, written as networks here write it."""
+    if not isinstance(node, fx.Node) or node.op != "call_function" or node.target is not torch.cat:
+        return False
+    along = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    return along in (1,) and isinstance(node.args[0], list | tuple) and len(node.args[0]) > 1
+
+
 class _Tracer(fx.Tracer):
     """Takes every convolution whole, those that are not torch's own classes too."""
 
@@ -116,38 +197,41 @@ class _Tracer(fx.Tracer):
         return isinstance(m, _CONVOLUTIONS) or super().is_leaf_module(m, module_qualified_name)
 
 
-def fold(network: nn.Module, *, fuse: bool) -> nn.Module:
-    """A copy to evaluate with; the network itself stays as it is.
+def fold(network: nn.Module, *, fuse: bool, framed: bool = False) -> nn.Module:
+    """A copy to evaluate with; the network itself stays as it is. `framed` lets it be called with a frame, and only so.
 
     `fuse` also joins convolutions with the ReLU after them, by an operator that only the CPU has; it is left out where
     torch lacks it. A network that cannot be traced (it branches on values, shapes or types) is copied as it is.
     """
     own = copy.deepcopy(network).eval()
     try:
-        graph = fx.GraphModule(own, _Tracer().trace(own))
+        graph = fx.GraphModule(own, _Tracer().trace(own, None if framed or not takes_frame(own) else {"frame": None}))
     except _UNTRACEABLE:
         return own
     _fold_norms(graph)
     if fuse and can_fuse():
         _fuse_activations(graph)
+        _fuse_transposed(graph)
+        _sum_parts(graph)
     graph.graph.lint()
     graph.delete_all_unused_submodules()
     graph.recompile()
-    return graph.eval() if _same_answer(graph, own) else own
+    return graph.eval() if _same_answer(graph, own, (torch.zeros(4, dtype=torch.int64),) if framed else ()) else own
 
 
-def _same_answer(graph: nn.Module, network: nn.Module) -> bool:
+def _same_answer(graph: nn.Module, network: nn.Module, frame: tuple[Tensor, ...]) -> bool:
     """Whether a traced network does what it was made from: tracing takes one branch of an `if` on types silently."""
     first = next((layer for layer in network.modules() if isinstance(layer, _CONVOLUTIONS)), None)
     if first is None:
         return True
-    side = 4 * int(getattr(network, "stride", 16))
+    stride = getattr(network, "stride", 16)
+    side = 4 * (max(stride) if isinstance(stride, tuple) else int(stride))
     image = torch.rand((1, first.in_channels, *[side] * len(first.kernel_size)), generator=torch.Generator())
     image = image.to(first.weight)
     with torch.inference_mode():
-        wanted = network(image)
+        wanted = network(image, *frame)
         try:
-            found = graph(image)
+            found = graph(image, *frame)
         except RuntimeError:
             return False
     return found.shape == wanted.shape and torch.allclose(found, wanted, rtol=1e-3, atol=1e-3 * float(wanted.std()))

@@ -7,8 +7,9 @@ x / 255, is not in here: as with any network, that is the preparation in the mod
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
+
+from unet.trimming import KEPT, Skip, decode, trim
 
 
 def _convolution(inputs: int, outputs: int) -> nn.Conv2d:
@@ -25,7 +26,12 @@ def _level(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
 
 
 class GuideUNet(nn.Module):
-    """Logits `(N, out_channels, Y, X)` of an image `(N, in_channels, Y, X)`; Y and X divisible by 2^(levels - 1)."""
+    """Logits `(N, out_channels, Y, X)` of an image `(N, in_channels, Y, X)`; Y and X divisible by 2^(levels - 1).
+
+    With a frame they are those of its core (unet/trimming.py).
+    """
+
+    trims = True
 
     def __init__(self, in_channels: int, out_channels: int, filters: Sequence[int], dropout: Sequence[float]) -> None:
         super().__init__()
@@ -40,14 +46,11 @@ class GuideUNet(nn.Module):
         self.pool = nn.MaxPool2d(2)
         self.head = nn.Conv2d(filters[0], out_channels, 1)
 
-    def forward(self, image: Tensor) -> Tensor:
-        x, skips = image, []
+    def forward(self, image: Tensor, frame: Tensor | None = None) -> Tensor:
+        x, skips = image, list[Skip]()
         for level in self.down[:-1]:
             x = level(x)
-            skips.append(x)
+            skips.append((x, None))
             x = self.pool(x)
-        x = self.down[-1](x)
-        for up, merge, skip in zip(self.up, self.merge, reversed(skips), strict=True):
-            x = merge(torch.cat([skip, up(x)], dim=1))
-        logits: Tensor = self.head(x)
-        return logits
+        finest = decode(self.down[-1](x), skips, self.up, self.merge, frame)[0]
+        return trim(self.head(finest), frame, 1, 0, have=KEPT)

@@ -13,10 +13,10 @@ whole-image answer. `pooling` says how much each step shrinks each axis: thick s
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from unet.dimensions import BATCH_NORM, CONVOLUTION, POOL, TRANSPOSED, Pooling, pooling_factors, total_stride
+from unet.trimming import KEPT, Skip, decode, trim
 
 
 def convolution(inputs: int, outputs: int, dimensions: int = 2) -> list[nn.Module]:
@@ -35,7 +35,8 @@ class NucleiUNet(nn.Module):
 
     `stride` is one number, or one an axis where `pooling` differs between axes. With `deep_supervision` and in
     training mode the answer is a list, finest first, each level's logits at its own resolution; when evaluating it is
-    always the finest alone.
+    always the finest alone. With a frame (of images, where each step halves both axes) it is that of the core
+    (unet/trimming.py).
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class NucleiUNet(nn.Module):
         super().__init__()
         factors = pooling_factors(pooling, len(filters), dimensions)
         self.stride = total_stride(factors)
+        self.trims = all(step == (2, 2) for step in factors)
         inputs = (in_channels, *filters[:-1])
         self.down = nn.ModuleList(_level(i, o, dimensions) for i, o in zip(inputs, filters, strict=True))
         self.pool = nn.ModuleList(POOL[dimensions](factor) for factor in factors)
@@ -63,19 +65,14 @@ class NucleiUNet(nn.Module):
         coarse = [shallow for _, shallow in pairs[-3:-1]] if deep_supervision else []
         self.coarse_heads = nn.ModuleList(CONVOLUTION[dimensions](width, out_channels, 1) for width in coarse)
 
-    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
-        x, skips = image, []
+    def forward(self, image: Tensor, frame: Tensor | None = None) -> Tensor | list[Tensor]:
+        x, skips = image, list[Skip]()
         for level, pool in zip(self.down[:-1], self.pool, strict=True):
             x = level(x)
-            skips.append(x)
+            skips.append((x, None))
             x = pool(x)
-        x = self.down[-1](x)
-        levels = []
-        for up, merge, skip in zip(self.up, self.merge, reversed(skips), strict=True):
-            x = merge(torch.cat([skip, up(x)], dim=1))
-            levels.append(x)
-        logits: Tensor = self.head(x)
+        levels = decode(self.down[-1](x), skips, self.up, self.merge, frame)
+        logits = trim(self.head(levels[0]), frame, 1, 0, have=KEPT)
         if not (self.training and self.coarse_heads):
             return logits
-        coarse = levels[-1 - len(self.coarse_heads) : -1]
-        return [logits, *(head(x) for head, x in reversed(list(zip(self.coarse_heads, coarse, strict=True))))]
+        return [logits, *(head(level) for head, level in zip(reversed(self.coarse_heads), levels[1:], strict=False))]

@@ -7,11 +7,12 @@ tile is that its foreground stays below the threshold everywhere; it is measured
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from pipeline.inference.busy import busy_seconds
+from pipeline.inference.cores import Framed, map_cores
 from pipeline.inference.forward import identity, precision_of
 from pipeline.model.bundle import FlatBackground
 from pipeline.model.prepare import Preparation
@@ -57,30 +58,41 @@ class SkippingEngine:
 
     def map(self, tiles: Iterable[Array], preparation: Preparation) -> Iterator[Pixels]:
         """As the other engine's, in order; of tiles that are skipped only the shape is held."""
-        order: deque[tuple[int, ...] | None] = deque()  # the shape of a tile to skip, None for one that is predicted
+        return self.map_cores(map(Framed, tiles), preparation)
 
-        def predicted() -> Iterator[Array]:
+    def map_cores(self, tiles: Iterable[Framed], preparation: Preparation) -> Iterator[Pixels]:
+        """The same of the tiles' cores."""
+        order: deque[_Skipped | None] = deque()  # None for a tile that is predicted
+
+        def predicted() -> Iterator[Framed]:
             for tile in tiles:
-                if is_background(tile, preparation, self._rule):
-                    order.append(tile.shape[1:])
+                if is_background(tile.pixels, preparation, self._rule):
+                    order.append(_Skipped(int(np.prod(tile.pixels.shape[1:])), tile.core_shape))
                 else:
                     order.append(None)
                     yield tile
 
-        for answer in self._engine.map(predicted(), preparation):
+        for answer in map_cores(self._engine, predicted(), preparation):
             yield from self._blanks(order)
             order.popleft()
             yield answer
         yield from self._blanks(order)
 
-    def _blanks(self, order: "deque[tuple[int, ...] | None]") -> Iterator[Pixels]:
+    def _blanks(self, order: "deque[_Skipped | None]") -> Iterator[Pixels]:
         while order:
-            shape = order[0]
-            if shape is None:
+            tile = order[0]
+            if tile is None:
                 return
             order.popleft()
-            self.skipped += int(np.prod(shape))  # here, as tiles may be taken on another thread, many ahead
-            yield np.zeros((self.outputs, *shape), np.float32)
+            self.skipped += tile.pixels  # here, as tiles may be taken on another thread, many ahead
+            yield np.zeros((self.outputs, *tile.core), np.float32)
+
+
+class _Skipped(NamedTuple):
+    """Of a tile: its pixels, halo included, and the shape of its core."""
+
+    pixels: int
+    core: tuple[int, ...]
 
 
 def count_apart(engine: "Engine") -> "Engine":

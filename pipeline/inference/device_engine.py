@@ -189,7 +189,7 @@ class DeviceEngine:
         answer = np.empty((self.outputs, *shape), np.float32)
         for tile in plan_tiles(shape, core, halo, self.stride):
             part = np.ascontiguousarray(raw.tile[(slice(None), *tile.read.slices)])
-            (found,) = self._collect(self._launch([Raw(part, raw.offset, raw.scale)]))
+            (found,) = self._collect(self._launch([raw._replace(tile=part)]))
             answer[(slice(None), *tile.core.slices)] = found[(slice(None), *tile.inner)]
         return answer
 

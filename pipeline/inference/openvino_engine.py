@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+import unet
 from pipeline.data.files import maskline_home
 from pipeline.errors import ModelError
+from pipeline.inference.cores import Framed
 from pipeline.inference.forward import Forward, Raw
 from pipeline.inference.threaded import ThreadedEngine
 from pipeline.model.bundle import TrainedModel
@@ -61,22 +63,29 @@ def _keep_off_amx(ov: Any) -> None:
         os.environ.pop(_INSTRUCTIONS, None)
 
 
-def convert(model: TrainedModel) -> "openvino.Model":
+def convert(model: TrainedModel, *, framed: bool = False) -> "openvino.Model":
     """The graph of `Forward`: inputs tile `(1, C, y, x)`, offset and scale `(1, C, 1, 1)`, all float32.
+
+    `framed` adds the frame `(4,)` int64, where the network answers cores (unet/trimming.py). In int8 what that
+    spares is lost again, as the parts that are cut out are copied.
 
     Raises ModelError where OpenVINO cannot take the network.
     """
     ov = import_openvino()
     channels = model.record.prepare.channels
-    forward = Forward(fold(model.network, fuse=False).to("cpu"), model.record.target).eval()
-    axes = dimensions(model.network)
+    axes, framed = dimensions(model.network), framed and unet.trims(model.network)
+    network = fold(model.network, fuse=False, framed=framed).to("cpu")
+    forward = Forward(network, model.record.target, trims=framed).eval()
     sides, ones = (4 * model.record.stride,) * axes, (1,) * axes
-    example = (torch.zeros(1, channels, *sides), torch.zeros(1, channels, *ones), torch.ones(1, channels, *ones))
+    example = [torch.zeros(1, channels, *sides), torch.zeros(1, channels, *ones), torch.ones(1, channels, *ones)]
+    shapes = [(1, channels, *(-1,) * axes), (1, channels, *ones), (1, channels, *ones)]
+    if framed:
+        example.append(torch.zeros(4, dtype=torch.int64))
+        shapes.append((4,))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tracing, which is deprecated in torch
-            graph = ov.convert_model(forward, example_input=example)
-        shapes = [(1, channels, *(-1,) * axes), (1, channels, *ones), (1, channels, *ones)]
+            graph = ov.convert_model(forward, example_input=tuple(example))
         graph.reshape({port: ov.PartialShape(list(shape)) for port, shape in zip(graph.inputs, shapes, strict=True)})
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
@@ -119,7 +128,8 @@ class OpenVinoEngine(ThreadedEngine):
     def __init__(self, model: TrainedModel, threads: int, graph: "openvino.Model | None" = None) -> None:
         super().__init__(model, threads)
         self._ov = import_openvino()
-        self._graph = convert(model) if graph is None else graph
+        self._graph = convert(model, framed=True) if graph is None else graph
+        self._framed = len(self._graph.inputs) == len(Raw._fields)
         self._core = self._ov.Core()
         self._core.set_property({"CACHE_DIR": str(maskline_home() / "cache" / "openvino")})
 
@@ -152,11 +162,15 @@ class OpenVinoEngine(ThreadedEngine):
             idle = requests(raw.tile.dtype)
             request = idle.get()
             try:
-                answer = request.infer([part[None] for part in raw], share_inputs=True)[0]
-                if answer.shape[2:] != raw.tile.shape[1:]:
-                    came, wanted = f"{answer.shape[2:]} for a tile", f"{raw.tile.shape[1:]}, as torch answers"
-                    raise ModelError("--engine openvino", came, wanted, "choose --engine torch")
-                return np.array(answer[0], np.float32)  # a copy: the request's memory is used again
+                parts = [part[None] for part in (raw.tile, raw.offset, raw.scale)]
+                answer = request.infer([*parts, raw.frame] if self._framed else parts, share_inputs=True)[0][0]
+                wanted = Framed(raw.tile, raw.frame.tolist()).core_shape if self._framed else raw.tile.shape[1:]
+                if answer.shape[1:] != wanted:
+                    came = f"{answer.shape[1:]} for a tile"
+                    raise ModelError("--engine openvino", came, f"{wanted}, as torch answers", "choose --engine torch")
+                if raw.frame.any() and not self._framed:
+                    answer = answer[(slice(None), *Framed(raw.tile, raw.frame.tolist()).core)]
+                return np.array(answer, np.float32)  # a copy: the request's memory is used again
             finally:
                 idle.put(request)
 

@@ -1,11 +1,13 @@
 """From an image to probabilities: by exact tiles where the record gives a halo, blended windows where not."""
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 
+from pipeline.inference.cores import Framed, map_cores
 from pipeline.inference.engines import Engine
 from pipeline.inference.forward import identity
 from pipeline.inference.windows import plan_tiles
@@ -42,13 +44,13 @@ def predict(
         return _blended(engine, pixels, how, tta)
     side = max(height, width) if whole else core or engine.core
     tiles = list(plan_tiles((height, width), side, engine.halo or 0, engine.stride))
-    parts = (pixels[(slice(None), *tile.read.slices)] for tile in tiles)
-    answers = eightfold(engine, parts, how) if tta else engine.map(parts, how)
+    parts = (Framed(pixels[(slice(None), *tile.read.slices)], tile.frame) for tile in tiles)
+    answers = eightfold(engine, parts, how) if tta else map_cores(engine, parts, how)
     if len(tiles) == 1:
         return next(iter(answers))
     answer = np.empty((engine.outputs, height, width), np.float32)
     for tile, found in zip(tiles, answers, strict=True):
-        answer[(slice(None), *tile.core.slices)] = found[(slice(None), *tile.inner)]
+        answer[(slice(None), *tile.core.slices)] = found
     return answer
 
 
@@ -64,22 +66,22 @@ def tile_grid(engine: Engine) -> tuple[int, int]:
 
 
 def predict_tiles(
-    engine: Engine, tiles: Iterable[Array], preparation: Preparation, tta: bool = False
+    engine: Engine, tiles: Iterable[Framed], preparation: Preparation, tta: bool = False
 ) -> Iterator[Pixels]:
-    """Probabilities `(K, y, x)` of raw tiles `(C, y, x)` on the `tile_grid`, in order, few of them held at a time."""
+    """Probabilities `(K, y, x)` of the cores of tiles on the `tile_grid`, in order, few of them held at a time."""
     if engine.halo is None:
-        return (_blended(engine, tile, preparation, tta) for tile in tiles)
-    return eightfold(engine, tiles, preparation) if tta else engine.map(tiles, preparation)
+        return (_blended(engine, tile.pixels, preparation, tta)[(slice(None), *tile.core)] for tile in tiles)
+    return eightfold(engine, tiles, preparation) if tta else map_cores(engine, tiles, preparation)
 
 
-def eightfold(engine: Engine, tiles: Iterable[Array], preparation: Preparation) -> Iterator[Pixels]:
-    """What `engine.map` yields, as the mean over the symmetries of the square.
+def eightfold(engine: Engine, tiles: Iterable[Framed], preparation: Preparation) -> Iterator[Pixels]:
+    """What `map_cores` yields, as the mean over the symmetries of the square.
 
     Tiles keep to the stride's grid when they are turned, so they stay exact.
     """
     views = (_turn(tile, turns, flip) for tile in tiles for turns, flip in _TURNS)
     total: Pixels | None = None
-    for number, answer in enumerate(engine.map(views, preparation)):
+    for number, answer in enumerate(map_cores(engine, views, preparation)):
         turns, flip = _TURNS[number % len(_TURNS)]
         back = np.rot90(answer[:, :, ::-1] if flip else answer, -turns, (1, 2))
         total = back.copy() if total is None else np.add(total, back, out=total)
@@ -88,17 +90,22 @@ def eightfold(engine: Engine, tiles: Iterable[Array], preparation: Preparation) 
             total = None
 
 
-def _turn(tile: Array, turns: int, flip: bool) -> Array:
-    turned = np.rot90(tile, turns, (1, 2))
-    return turned[:, :, ::-1] if flip else turned
+def _turn(tile: Framed, turns: int, flip: bool) -> Framed:
+    """Quarter turns against the clock: what was at the right comes to the top."""
+    turned = np.rot90(tile.pixels, turns, (1, 2))
+    sides = deque(tile.frame)
+    sides.rotate(turns)
+    top, left, bottom, right = sides
+    if flip:
+        return Framed(turned[:, :, ::-1], (top, right, bottom, left))
+    return Framed(turned, (top, left, bottom, right))
 
 
 def _blended(engine: Engine, pixels: Array, preparation: Preparation, tta: bool) -> Pixels:
     from monai.inferers.utils import sliding_window_inference  # only models that need blending pay for MONAI
 
     def window(image: torch.Tensor) -> torch.Tensor:
-        tiles = iter(image.numpy())
-        parts = eightfold(engine, tiles, plain) if tta else engine.map(tiles, plain)
+        parts = eightfold(engine, map(Framed, image.numpy()), plain) if tta else engine.map(iter(image.numpy()), plain)
         return torch.from_numpy(np.stack(list(parts)))
 
     plain = identity(len(pixels), pixels.shape[1:])

@@ -21,6 +21,7 @@ from pipeline.inference.ahead import ahead
 from pipeline.inference.background import skipped_pixels
 from pipeline.inference.blocks import SIZES, Block, Sizes, plan_band, plan_blocks
 from pipeline.inference.busy import Busy, busy_seconds
+from pipeline.inference.cores import Framed
 from pipeline.inference.decode_block import DecodedBlock, Decoder
 from pipeline.inference.engines import Engine
 from pipeline.inference.grid import ModelGrid
@@ -37,7 +38,8 @@ from pipeline.types import Array, Event, ImageSource, Labels, Pixels, Watch, Win
 if TYPE_CHECKING:
     import pandas as pd
 
-READ_AHEAD = 16  # tiles
+READ_AHEAD = 16  # tiles that are parts of the band at hand
+MADE_AHEAD = 4  # tiles that each have memory of their own, as they were magnified
 
 
 @dataclass(frozen=True)
@@ -203,9 +205,8 @@ class Stream:
         todo = [band for band in range(store.bands) if not store.has(band)]
         plans: deque[list[Tile]] = deque()
         with ExitStack() as ends:
-            tiles = ahead(
-                self._feed(grid, store, written, todo, plans), min(-(-store.shape[1] // self.core), READ_AHEAD)
-            )
+            most = min(-(-store.shape[1] // self.core), MADE_AHEAD if grid.magnified else READ_AHEAD)
+            tiles = ahead(self._feed(grid, store, written, todo, plans), most)
             ends.callback(tiles.close)
             answers = predict_tiles(self.engine, tiles, self.preparation, self.tta)
             ends.callback(getattr(answers, "close", lambda: None))  # threads of the engine let go of the tiles
@@ -223,7 +224,7 @@ class Stream:
 
     def _feed(
         self, grid: ModelGrid, store: PlaneStore, written: Written, todo: list[int], plans: "deque[list[Tile]]"
-    ) -> Iterator[Array]:
+    ) -> Iterator[Framed]:
         """The tiles of bands; each band is planned when it is its turn, as a full device has made tiles smaller."""
         for band in todo:
             plan = plan_band(store.rows(band), store.shape, self.core, tile_grid(self.engine)[0])
@@ -233,7 +234,7 @@ class Stream:
             for tile in plan:
                 if written.stopped:
                     return
-                yield grid.window(tile.read)
+                yield Framed(grid.window(tile.read), tile.frame)
 
     def _band(
         self, rows: tuple[int, int], shape: tuple[int, int], answers: Iterator[Pixels], plans: "deque[list[Tile]]"
@@ -251,7 +252,7 @@ class Stream:
             plan = plan or plans.popleft()
             y, x = plan[done].core.slices
             with self.timed("keep"):
-                planes[:, y.start - first : y.stop - first, x] = self.keep(answer[:, *plan[done].inner])
+                planes[:, y.start - first : y.stop - first, x] = self.keep(answer)
             done += 1
             if done < len(plan):  # of the last one when the band is on disk
                 self.watch(Event("predict", first + (last - first) * done // len(plan), shape[0]))

@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.inference.background import count_apart
 from pipeline.inference.blocks import plan_band
+from pipeline.inference.cores import Framed
 from pipeline.inference.grid import ModelGrid
 from pipeline.inference.predict import predict_tiles, tile_grid
 from pipeline.inference.resampling import axis_weights, resample
@@ -112,7 +113,7 @@ class Streamed:
         stream, finer, grid = self.stream, self._finer, self.stream.preparation.shape
         read, margin = self._around(window), stream.sizes.margin
         rows = ModelGrid(stream.source, stream.model.record.prepare.channels, stream.channel, stream.preparation)
-        tiles = [rows.alone(read)]
+        tiles = [Framed(rows.alone(read))]
         planes = next(iter(predict_tiles(count_apart(stream.engine), tiles, stream.preparation, stream.tta)))
         if finer == grid:
             return planes, read.start

@@ -13,6 +13,7 @@ from itertools import islice
 from threading import Lock
 
 from pipeline.inference.busy import Busy
+from pipeline.inference.cores import Framed
 from pipeline.inference.forward import Raw, raw_tile
 from pipeline.inference.tuning import tuned_core
 from pipeline.inference.workers import Workers
@@ -21,7 +22,7 @@ from pipeline.model.prepare import Preparation
 from pipeline.types import Array, Pixels
 
 
-def _all(first: list[Array], rest: Iterator[Array]) -> Iterator[Array]:
+def _all(first: list[Framed], rest: Iterator[Framed]) -> Iterator[Framed]:
     while first:
         yield first.pop(0)
     yield from rest
@@ -72,14 +73,14 @@ class ThreadedEngine(ABC):
                 self._started[at_once] = self.start(at_once, self.threads // at_once)
             return self._started[at_once]
 
-    def _alone(self, tiles: list[Array], preparation: Preparation) -> Iterator[Pixels]:
+    def _alone(self, tiles: list[Framed], preparation: Preparation) -> Iterator[Pixels]:
         """A small image's only tile. Side by side two need less time than with all threads on one after the other."""
         for tile in tiles:
             with self._starting:
                 self._single += 1
                 at_once = min(self._single, self.threads)
             try:
-                (answer,) = self._workers(at_once).map([raw_tile(tile, preparation)])
+                (answer,) = self._workers(at_once).map([raw_tile(tile.pixels, preparation, tile.frame)])
             finally:
                 with self._starting:
                     self._single -= 1
@@ -87,8 +88,13 @@ class ThreadedEngine(ABC):
 
     def map(self, tiles: Iterable[Array], preparation: Preparation) -> Iterator[Pixels]:
         """Probabilities `(K, y, x)` float32 of each raw tile `(C, y, x)`, in order; threads + 1 tiles are held."""
+        return self.map_cores(map(Framed, tiles), preparation)
+
+    def map_cores(self, tiles: Iterable[Framed], preparation: Preparation) -> Iterator[Pixels]:
+        """The same of the tiles' cores."""
         rest = iter(tiles)
         first = list(islice(rest, 2))
         if len(first) < 2:
             return self._alone(first, preparation)
-        return self._workers(self.threads).map(raw_tile(tile, preparation) for tile in _all(first, rest))
+        raws = (raw_tile(tile.pixels, preparation, tile.frame) for tile in _all(first, rest))
+        return self._workers(self.threads).map(raws)

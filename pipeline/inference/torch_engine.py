@@ -23,9 +23,10 @@ class TorchEngine(ThreadedEngine):
     def __init__(self, model: TrainedModel, threads: int) -> None:
         super().__init__(model, threads)
         keep_memory()
-        network = unet.channels_last(fold(model.network, fuse=True).to("cpu"))
+        framed = unet.trims(model.network)
+        network = unet.channels_last(fold(model.network, fuse=True, framed=framed).to("cpu"))
         self.precision = str(self.dtype).removeprefix("torch.")
-        self._forward = Forward(network, model.record.target, self.dtype).eval()
+        self._forward = Forward(network, model.record.target, self.dtype, trims=framed).eval()
 
     def runner(self, at_once: int, inside: int) -> tuple[Callable[[Raw], Pixels], Callable[[], None]]:
         def begin() -> None:
@@ -43,9 +44,10 @@ class TorchEngine(ThreadedEngine):
 
     def _run(self, raw: Raw) -> Pixels:
         with torch.inference_mode():
-            tile, offset, scale = (torch.from_numpy(part)[None] for part in raw)
+            tile, offset, scale = (torch.from_numpy(part)[None] for part in raw[:3])
             values = tile.contiguous(memory_format=torch.channels_last) if tile.ndim == 4 else tile
-            answer: Pixels = self._forward(values, offset, scale)[0].contiguous().numpy()
+            frame = torch.from_numpy(raw.frame) if raw.frame.any() or self._forward.trims else None
+            answer: Pixels = self._forward(values, offset, scale, frame)[0].numpy()
             return answer
 
 

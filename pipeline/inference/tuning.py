@@ -10,14 +10,15 @@ import numpy as np
 
 from pipeline.data.files import atomic_write
 from pipeline.errors import OutputError
+from pipeline.inference.cores import Framed
 from pipeline.inference.forward import identity
 from pipeline.inference.tile_sizes import core_file, read_core
 from pipeline.model.prepare import Preparation
-from pipeline.types import FORMAT_VERSION, Array, Pixels
+from pipeline.types import FORMAT_VERSION, Pixels
 
 CORES = (512, 768, 1024)  # px; larger ones gain little halo, and memory grows with their square
 BLENDED = 256  # the window of networks without a halo
-ENOUGH = 0.97  # a smaller tile this near the best one is taken: it needs less memory
+ENOUGH = 0.93  # a smaller tile this near the best one is taken: 768 px need two thirds of the memory of 1,024
 
 
 class Measured(Protocol):
@@ -30,7 +31,7 @@ class Measured(Protocol):
     halo: int | None
     stride: int
 
-    def map(self, tiles: Iterable[Array], preparation: Preparation) -> Iterator[Pixels]: ...
+    def map_cores(self, tiles: Iterable[Framed], preparation: Preparation) -> Iterator[Pixels]: ...
 
 
 def remembered_in(engine: Measured) -> Path:
@@ -43,13 +44,15 @@ def _rate(engine: Measured, core: int) -> float:
 
     CPU time, as what else runs on the machine should not decide.
     """
-    side = core + 2 * (engine.halo or 0)
-    tile = np.random.default_rng(0).integers(0, 256, (engine.channels, side, side), np.uint8)
+    halo = engine.halo or 0
+    side = core + 2 * halo
+    pixels = np.random.default_rng(0).integers(0, 256, (engine.channels, side, side), np.uint8)
+    tile = Framed(pixels, (halo, halo, halo, halo))
     preparation = identity(engine.channels, (side, side))
     seconds = []
     for _ in range(2):
         began = time.process_time()
-        for _ in engine.map((tile for _ in range(max(2, engine.threads))), preparation):
+        for _ in engine.map_cores((tile for _ in range(max(2, engine.threads))), preparation):
             pass
         seconds.append(time.process_time() - began)
     return max(2, engine.threads) * core * core / min(seconds)

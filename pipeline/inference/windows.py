@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
+from pipeline.inference.cores import Frame
 from pipeline.types import Window
 
 
@@ -24,6 +25,17 @@ class Tile:
         return tuple(
             slice(core - start, stop - start)
             for core, stop, start in zip(self.core.start, self.core.stop, self.read.start, strict=True)
+        )
+
+    @property
+    def frame(self) -> Frame:
+        """Of a tile of an image: how far it reaches beyond its core, at the top, left, bottom and right."""
+        (top, left), (bottom, right) = (self.core.start, self.core.stop)
+        return (
+            top - self.read.start[0],
+            left - self.read.start[1],
+            self.read.stop[0] - bottom,
+            self.read.stop[1] - right,
         )
 
 

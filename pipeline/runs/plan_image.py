@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipeline.data.sources import FileSource
 
 
-_IN_NETWORK = {"torch": 700.0, "openvino": 530.0, "torch-bfloat16": 350.0, "openvino-int8": 140.0}
+_IN_NETWORK = {"torch": 420.0, "openvino": 390.0, "torch-bfloat16": 240.0, "openvino-int8": 170.0}
 BESIDE = 8_000_000  # values; of larger images one at a time is held
 
 

@@ -10,6 +10,7 @@ from made_model import Source, make_model
 from test_stream import SMALL, Memory
 
 from pipeline.inference.background import SkippingEngine, count_apart, foreground_of_flat, is_background
+from pipeline.inference.cores import Framed, map_cores
 from pipeline.inference.engines import make_engine
 from pipeline.inference.forward import identity
 from pipeline.inference.segment import Segmenter
@@ -71,6 +72,17 @@ def test_answers_keep_their_places(seed: int) -> None:
     assert {answer.shape for answer in found} == {(1, 8, 8)}
     assert engine.skipped == 64 * int((~chosen).sum())
     assert engine.apart().skipped == 0
+
+
+def test_of_framed_tiles_the_core_is_answered() -> None:
+    """Halo included in what counts as skipped, and in what is looked at, but not in the answer."""
+    bright = tile(12)
+    bright[0, 0, 0] = 90
+    tiles = [Framed(tile(12), (1, 2, 0, 3)), Framed(bright, (1, 2, 0, 3))]
+    engine = SkippingEngine(Echo(), RULE)
+    found = list(map_cores(engine, iter(tiles), HOW))
+    assert [answer.shape for answer in found] == [(1, 7, 3)] * 2
+    assert not found[0].any() and found[1].all() and engine.skipped == 64
 
 
 def test_several_devices_and_images_side_by_side_count_their_own() -> None:

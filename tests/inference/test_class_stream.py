@@ -126,7 +126,7 @@ class Killed:
     def __getattr__(self, name: str) -> object:
         return getattr(self.engine, name)
 
-    def map(self, tiles, preparation):
+    def map_cores(self, tiles, preparation):
         def counted():
             for tile in tiles:
                 self.tiles += 1
@@ -134,7 +134,7 @@ class Killed:
                     raise RuntimeError("killed")
                 yield tile
 
-        return self.engine.map(counted(), preparation)
+        return self.engine.map_cores(counted(), preparation)
 
 
 def test_a_killed_run_goes_on_behind_its_last_band(tmp_path):

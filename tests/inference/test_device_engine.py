@@ -50,12 +50,12 @@ def same(found: list[np.ndarray], wanted: list[np.ndarray]) -> None:
 def test_neighbours_of_one_shape_go_together() -> None:
     """Shapes a a a b b a with at most two: aa, a, bb, a; another dtype is another batch."""
     raws = [
-        Raw(np.zeros((1, n, n), t), np.zeros(1), np.ones(1))
+        Raw(np.zeros((1, n, n), t), np.zeros(1), np.ones(1), np.zeros(4, np.int64))
         for n, t in zip("333223", "ffffff", strict=True)
         for n in [int(n)]
     ]
     assert [len(batch) for batch in batches(iter(raws), lambda: 2)] == [2, 1, 2, 1]
-    raws[1] = Raw(np.zeros((1, 3, 3), np.uint8), np.zeros(1), np.ones(1))
+    raws[1] = raws[1]._replace(tile=np.zeros((1, 3, 3), np.uint8))
     assert [len(batch) for batch in batches(iter(raws), lambda: 8)] == [1, 1, 1, 2, 1]
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, fx, nn
 
 import unet
 from pipeline.config import EfficientUNet, Ensemble, GuideUNet, NetworkConfig, NucleiUNet, SwinUNETR
-from unet.folding import FusedConvolution, can_fuse, fold
+from unet.folding import FusedConvolution, SummedConvolution, Transposed, can_fuse, fold
 
 KINDS = [
     GuideUNet(filters=(4, 6, 8), dropout=(0.1, 0.1, 0.2)),
@@ -41,6 +41,62 @@ def test_folding_changes_nothing_but_the_last_digits(config: NetworkConfig, fuse
     assert not any(isinstance(m, nn.BatchNorm2d | nn.Dropout) for m in folded.modules())
     assert sum(isinstance(m, nn.BatchNorm2d) for m in network.modules()) == norms
     assert any(isinstance(m, FusedConvolution) for m in folded.modules()) is (fuse and can_fuse())
+
+
+@pytest.mark.parametrize("fuse", [False, True])
+@pytest.mark.parametrize("pooling", [(), [[1, 2, 2], [2, 2, 2]], [[1, 2], [2, 2]]])
+def test_networks_that_do_not_trim_fold_too(pooling: list[list[int]], fuse: bool) -> None:
+    """Of volumes, and of images whose axes are halved at different steps: None is where a frame would be."""
+    axes = len(pooling[0]) if pooling else 3
+    network = unet.build(
+        "nuclei_unet", in_channels=1, out_channels=2, filters=(4, 6, 8), dimensions=axes, pooling=pooling
+    )
+    folded, image = fold(network.eval(), fuse=fuse), torch.rand(1, 1, *(16,) * axes)
+    assert isinstance(folded, fx.GraphModule)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(image), network(image), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+@pytest.mark.parametrize("config", KINDS[:3], ids=[config.kind for config in KINDS[:3]])
+def test_skips_are_summed_not_laid_side_by_side(config: NetworkConfig) -> None:
+    """One sum a step up of the decoder, no concatenation left, every step up by oneDNN, where there is oneDNN."""
+    assert can_fuse()
+    folded = fold(make(config), fuse=True)
+    kinds = [type(module) for module in folded.modules()]
+    assert isinstance(folded, fx.GraphModule)
+    assert (
+        kinds.count(SummedConvolution)
+        == kinds.count(Transposed)
+        == len(config.filters) - (0 if config.kind == "efficient_unet" else 1)
+    )
+    assert not any(node.target is torch.cat for node in folded.graph.nodes)
+
+
+@pytest.mark.parametrize("activation", [None, nn.ReLU(), nn.ReLU6()])
+@pytest.mark.parametrize("where", [0, 1, 2])
+def test_sums_are_what_side_by_side_gives(activation: nn.Module | None, where: int) -> None:
+    """Of three parts, whatever comes after, and where what is joined is wanted elsewhere too, or along another axis."""
+
+    class Joins(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(2, 2, 1)
+            self.layer = nn.Conv2d(6 if where < 2 else 2, 4, 3, padding=1)
+            self.after = activation or nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            joined = torch.cat([x, 2 * x, x + 1], 1 if where < 2 else 2)
+            answer: Tensor = self.after(self.layer(joined))
+            return answer + joined.mean() if where == 1 else answer
+
+    network, image = Joins().eval(), torch.randn(1, 2, 16, 16)
+    folded = fold(network, fuse=True)
+    summed = any(isinstance(module, SummedConvolution) for module in folded.modules())
+    assert summed is (where == 0 and not isinstance(activation, nn.ReLU6) and can_fuse())
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(image), network(image))
 
 
 @pytest.mark.parametrize("fuse", [False, True])
