@@ -49,7 +49,7 @@ class FusedConvolution(nn.Module):
 
 
 class Transposed(nn.Module):
-    """A transposed convolution by oneDNN, whatever its size: of a small tile torch makes a matrix product."""
+    """A transposed convolution by oneDNN, whatever its size: of a single pixel torch makes a matrix product."""
 
     def __init__(self, convolution: nn.ConvTranspose2d) -> None:
         super().__init__()

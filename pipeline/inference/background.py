@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pipeline.inference.busy import busy_seconds
-from pipeline.inference.cores import Framed, map_cores
+from pipeline.inference.cores import Framed, map_cores, rest, streamed_core
 from pipeline.inference.forward import identity, precision_of
 from pipeline.model.bundle import FlatBackground
 from pipeline.model.prepare import Preparation
@@ -46,6 +46,15 @@ class SkippingEngine:
     def core(self) -> int:
         """The other engine's."""
         return self._engine.core
+
+    @property
+    def streamed(self) -> int:
+        """The other engine's."""
+        return streamed_core(self._engine)
+
+    def rest(self) -> None:
+        """As the other engine does."""
+        rest(self._engine)
 
     @property
     def busy(self) -> float:

@@ -62,15 +62,27 @@ def plan_blocks(shape: tuple[int, int], side: int) -> Iterator[Block]:
             yield Block(top // side, left // side, Window((top, left), stop), shape)
 
 
-def plan_band(rows: tuple[int, int], shape: tuple[int, int], core: int, halo: int) -> list[Tile]:
+def divide_band(band: int, side: int, stride: int) -> tuple[int, int]:
+    """The core `(rows, columns)` of tiles of about `side * side` px whose rows share those of a band evenly.
+
+    >>> divide_band(1024, 1024, 16), divide_band(1024, 768, 16), divide_band(64, 48, 16), divide_band(1024, 100, 128)
+    ((1024, 1024), (512, 1152), (32, 64), (128, 128))
+    """
+    side = max(stride, min(side, band) // stride * stride)
+    rows = -(-band // -(-band // side) // stride) * stride
+    return rows, max(stride, side * side // rows // stride * stride)
+
+
+def plan_band(rows: tuple[int, int], shape: tuple[int, int], core: tuple[int, int], halo: int) -> list[Tile]:
     """The tiles of one band of `rows` [first, last) of a network's grid `(Y, X)`, in raster order.
 
-    `core` and the band's first row are multiples of the stride; read windows are clipped to the grid, not to the band.
+    `core` `(rows, columns)` and the band's first row are multiples of the stride; read windows are clipped to the grid,
+    not to the band.
     """
     tiles = []
-    for top in range(rows[0], rows[1], core):
-        for left in range(0, shape[1], core):
-            stop = (min(rows[1], top + core), min(shape[1], left + core))
+    for top in range(rows[0], rows[1], core[0]):
+        for left in range(0, shape[1], core[1]):
+            stop = (min(rows[1], top + core[0]), min(shape[1], left + core[1]))
             read_start = (max(0, top - halo), max(0, left - halo))
             read_stop = (min(shape[0], stop[0] + halo), min(shape[1], stop[1] + halo))
             tiles.append(Tile(Window(read_start, read_stop), Window((top, left), stop)))

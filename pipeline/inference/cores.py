@@ -39,6 +39,31 @@ class AnswersCores(Protocol):
         ...
 
 
+class Cored(Protocol):
+    """What of an engine is asked here."""
+
+    @property
+    def core(self) -> int: ...
+
+
+def streamed_core(engine: Cored) -> int:
+    """The side of a tile's core where memory is bounded: the engine's, or less where it says so (`streamed`)."""
+    return min(engine.core, getattr(engine, "streamed", engine.core))
+
+
+@runtime_checkable
+class Rests(Protocol):
+    """An engine that keeps memory between tiles, and can let go of it."""
+
+    def rest(self) -> None: ...
+
+
+def rest(engine: object) -> None:
+    """Let an engine let go of what it keeps; tiles may come again."""
+    if isinstance(engine, Rests):
+        engine.rest()
+
+
 class _Maps(Protocol):
     def map(self, tiles: Iterable[Array], preparation: Preparation) -> Iterator[Pixels]: ...
 

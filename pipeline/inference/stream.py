@@ -19,9 +19,9 @@ import numpy as np
 
 from pipeline.inference.ahead import ahead
 from pipeline.inference.background import skipped_pixels
-from pipeline.inference.blocks import SIZES, Block, Sizes, plan_band, plan_blocks
+from pipeline.inference.blocks import SIZES, Block, Sizes, divide_band, plan_band, plan_blocks
 from pipeline.inference.busy import Busy, busy_seconds
-from pipeline.inference.cores import Framed
+from pipeline.inference.cores import Framed, rest, streamed_core
 from pipeline.inference.decode_block import DecodedBlock, Decoder
 from pipeline.inference.engines import Engine
 from pipeline.inference.grid import ModelGrid
@@ -106,10 +106,9 @@ class Stream:
         self.scratch.mkdir(parents=True, exist_ok=True)
 
     @property
-    def core(self) -> int:
-        """The side of a tile's core, on the grid that keeps the answer the whole image's."""
-        stride = tile_grid(self.engine)[1]
-        return max(stride, min(self.engine.core, self.sizes.band) // stride * stride)
+    def core(self) -> tuple[int, int]:
+        """Rows and columns of a tile's core, on the grid that keeps the answer the whole image's."""
+        return divide_band(self.sizes.band, streamed_core(self.engine), tile_grid(self.engine)[1])
 
     @property
     def skipped_megapixels(self) -> float:
@@ -197,6 +196,7 @@ class Stream:
         for last in self._bands(grid, store, written):
             written.reach(last)
             self.watch(Event("predict", last, store.shape[0]))
+        rest(self.engine)
         if before is not None:  # else waiting for answers is counted, reading included
             self._stages.setdefault("predict", Busy()).seconds = (busy_seconds(self.engine) or 0.0) - before
 
@@ -205,7 +205,7 @@ class Stream:
         todo = [band for band in range(store.bands) if not store.has(band)]
         plans: deque[list[Tile]] = deque()
         with ExitStack() as ends:
-            most = min(-(-store.shape[1] // self.core), MADE_AHEAD if grid.magnified else READ_AHEAD)
+            most = min(-(-store.shape[1] // self.core[1]), MADE_AHEAD if grid.magnified else READ_AHEAD)
             tiles = ahead(self._feed(grid, store, written, todo, plans), most)
             ends.callback(tiles.close)
             answers = predict_tiles(self.engine, tiles, self.preparation, self.tta)

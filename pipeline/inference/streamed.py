@@ -43,8 +43,9 @@ class Streamed:
         stream, file = self.stream, self.stream.preparation.original
         grid, finer = stream.preparation.shape, self._finer
         blocks = tuple(lines_of(range(0, n, stream.sizes.side), n, m) for n, m in zip(finer, file, strict=True))
-        tops = (t for a in range(0, grid[0], stream.sizes.band) for t in range(a, a + stream.sizes.band, stream.core))
-        tiles = (lines_of(tops, grid[0], file[0]), lines_of(range(0, grid[1], stream.core), grid[1], file[1]))
+        rows, columns = stream.core
+        tops = (t for a in range(0, grid[0], stream.sizes.band) for t in range(a, a + stream.sizes.band, rows))
+        tiles = (lines_of(tops, grid[0], file[0]), lines_of(range(0, grid[1], columns), grid[1], file[1]))
         slack = 0 if finer == grid else math.ceil(max(file[0] / grid[0], file[1] / grid[1]))
         self._seams = [Crossings((blocks[0], blocks[1]), file), Crossings(tiles, file, slack)]
         self._windows = choose_windows(finer, stream.sizes.side)

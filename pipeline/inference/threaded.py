@@ -15,6 +15,7 @@ from threading import Lock
 from pipeline.inference.busy import Busy
 from pipeline.inference.cores import Framed
 from pipeline.inference.forward import Raw, raw_tile
+from pipeline.inference.tile_sizes import largest_streamed
 from pipeline.inference.tuning import tuned_core
 from pipeline.inference.workers import Workers
 from pipeline.model.bundle import TrainedModel
@@ -49,7 +50,19 @@ class ThreadedEngine(ABC):
     @cached_property
     def core(self) -> int:
         """The quickest side of a tile's core in px, measured once on this machine."""
-        return tuned_core(self)
+        core = tuned_core(self)
+        self.rest()  # what ran the tiles that were tried keeps the memory of the largest
+        return core
+
+    def rest(self) -> None:
+        """Let go of the memory that tiles took, until more come; images in the works keep what runs theirs."""
+        with self._starting:
+            self._started.clear()
+
+    @property
+    def streamed(self) -> int:
+        """See `pipeline.inference.cores.streamed_core`."""
+        return largest_streamed(self.name)
 
     def start(self, at_once: int, inside: int) -> Workers[Raw, Pixels]:
         """`at_once` threads that take tiles, with `inside` computing threads each."""

@@ -8,6 +8,15 @@ from pipeline.data.files import maskline_home
 from pipeline.types import FORMAT_VERSION
 
 LARGEST_CORE = 1024  # px; what accelerators begin with
+_STREAMED = {"torch": 768, "openvino": 768}
+
+
+def largest_streamed(engine: str) -> int:
+    """The side of the largest core that an engine of the CPU is given of a streamed image, by its name.
+
+    In float32 two larger tiles and what else streaming holds are more than 2 GB.
+    """
+    return _STREAMED.get(engine, LARGEST_CORE)
 
 
 def core_file(digest: str, engine: str, threads: int | str) -> Path:

@@ -18,12 +18,15 @@ from pipeline.config import EngineName, MonaiBasicUNet, SegResNet
 from pipeline.data.simulate import simulate_image
 from pipeline.errors import ModelError, UsageError
 from pipeline.inference import engines
+from pipeline.inference.background import SkippingEngine
+from pipeline.inference.cores import rest, streamed_core
+from pipeline.inference.device_engine import DeviceEngine
 from pipeline.inference.engines import Engine, make_engine
 from pipeline.inference.forward import identity, on_grid, precision_of
 from pipeline.inference.openvino_engine import OpenVinoEngine, import_openvino
 from pipeline.inference.predict import predict
 from pipeline.inference.torch_engine import TorchEngine
-from pipeline.model.bundle import TrainedModel, find_model, load_model
+from pipeline.model.bundle import FlatBackground, TrainedModel, find_model, load_model
 from pipeline.model.halo import check_grid
 from pipeline.model.prepare import fit
 from pipeline.model.targets import activate, decode
@@ -314,3 +317,33 @@ def test_small_images_go_side_by_side(model, image) -> None:
     assert all(np.array_equal(one, whole) for one in both)
     assert sorted(inside) == [1, 2]
     assert engine._single == 0
+
+
+@pytest.mark.parametrize("name", [*NAMES, BFLOAT16])
+def test_an_engine_that_rested_goes_on_where_it_was(model, image, name: str) -> None:
+    """Nothing is kept of what ran the tiles, an image in the works has its own, and the next gets the same bits."""
+    engine = make_engine(model, "cpu", name, 2)
+    wanted = predict(engine, image, core=32)
+    answers = engine.map(iter([image, image, image]), identity(3, (0, 0)))
+    first = next(iter(answers))
+    assert engine._started
+    rest(engine)
+    assert not engine._started
+    assert all(np.array_equal(first, answer) for answer in answers)
+    np.testing.assert_array_equal(predict(engine, image, core=32), wanted)
+
+
+def test_streamed_tiles_are_smaller_where_they_take_much() -> None:
+    """In float32 on a CPU 768 px at most, else as large as is quickest."""
+    model = make_model()
+    for name, side in (("torch", 768), ("openvino", 768)):
+        engine = make_engine(model, "cpu", name, 1)
+        engine.core = 1024
+        assert (
+            streamed_core(engine)
+            == streamed_core(SkippingEngine(engine, FlatBackground(low=0.0, high=0.1, tolerance=0.1)))
+            == side
+        )
+        engine.core = 512
+        assert streamed_core(engine) == 512
+    assert streamed_core(DeviceEngine(model, "cpu")) == 1024

@@ -112,7 +112,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(run, tmp_path, model, monkeypatc
     """Stopped in the second band: the next run predicts what is left, and all bytes are the same."""
     run("calm", include=("large.tif",))
     segmenter, told = DirectSegmenter(load_model(model), "cpu", "torch", 2), []
-    engine, go = segmenter.engine, segmenter.engine.map
+    engine, go = segmenter.engine, segmenter.engine.map_cores
     engine.core = 256
 
     def count(tiles, preparation, most=10**9):
@@ -120,18 +120,18 @@ def test_a_killed_run_goes_on_and_ends_the_same(run, tmp_path, model, monkeypatc
             for number, tile in enumerate(tiles):
                 if number >= most:
                     raise KeyboardInterrupt
-                told.append(tile.shape)
+                told.append(tile.pixels.shape)
                 yield tile
 
         return go(counted(), preparation)
 
     monkeypatch.setattr(segment_case, "load_segmenter", lambda job: segmenter)
-    monkeypatch.setattr(engine, "map", lambda *given: count(*given, most=38))
+    monkeypatch.setattr(engine, "map_cores", lambda *given: count(*given, most=38))
     with pytest.raises(KeyboardInterrupt):
         run(include=("large.tif",))
     assert len(list((tmp_path / "out/.maskline/large").glob("*/band-*.planes"))) == 1
     told.clear()
-    monkeypatch.setattr(engine, "map", count)
+    monkeypatch.setattr(engine, "map_cores", count)
     run(include=("large.tif",))
     assert len(told) == 9  # of the second band, of 76 rows
     assert fingerprint(tmp_path / "out") == fingerprint(tmp_path / "calm")
