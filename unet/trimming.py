@@ -63,4 +63,4 @@ def decode(
         beside = trim(skip, frame, stride, KEPT)
         x = join(torch.cat([beside if layer is None else layer(beside), above(below)], dim=1))
         levels.insert(0, x)
-    return levels
+    return levels or [trim(x, frame, 1, KEPT)]

@@ -32,50 +32,41 @@ class Framed(NamedTuple):
 
 @runtime_checkable
 class AnswersCores(Protocol):
-    """An engine that does so."""
+    """An engine that does so. It keeps memory between tiles, and can let go of it."""
 
     def map_cores(self, tiles: Iterable[Framed], preparation: Preparation) -> Iterator[Pixels]:
         """As `Engine.map`, of the tiles' cores alone."""
         ...
 
+    def rest(self) -> None: ...
 
-class Cored(Protocol):
-    """What of an engine is asked here."""
 
+class _Engine(Protocol):
     @property
     def core(self) -> int: ...
 
+    def map(self, tiles: Iterable[Array], preparation: Preparation) -> Iterator[Pixels]: ...
 
-def streamed_core(engine: Cored) -> int:
+
+def streamed_core(engine: _Engine) -> int:
     """The side of a tile's core where memory is bounded: the engine's, or less where it says so (`streamed`)."""
     return min(engine.core, getattr(engine, "streamed", engine.core))
 
 
-@runtime_checkable
-class Rests(Protocol):
-    """An engine that keeps memory between tiles, and can let go of it."""
-
-    def rest(self) -> None: ...
-
-
 def rest(engine: object) -> None:
     """Let an engine let go of what it keeps; tiles may come again."""
-    if isinstance(engine, Rests):
+    if isinstance(engine, AnswersCores):
         engine.rest()
 
 
-class _Maps(Protocol):
-    def map(self, tiles: Iterable[Array], preparation: Preparation) -> Iterator[Pixels]: ...
-
-
-def map_cores(engine: _Maps, tiles: Iterable[Framed], preparation: Preparation) -> Iterator[Pixels]:
+def map_cores(engine: _Engine, tiles: Iterable[Framed], preparation: Preparation) -> Iterator[Pixels]:
     """Probabilities `(K, y, x)` float32 of the cores of tiles, in their order, by any engine."""
     if isinstance(engine, AnswersCores):
         return engine.map_cores(tiles, preparation)
     return _cut_out(engine, tiles, preparation)
 
 
-def _cut_out(engine: _Maps, tiles: Iterable[Framed], preparation: Preparation) -> Iterator[Pixels]:
+def _cut_out(engine: _Engine, tiles: Iterable[Framed], preparation: Preparation) -> Iterator[Pixels]:
     cores: deque[tuple[slice, slice]] = deque()
 
     def whole() -> Iterator[Array]:

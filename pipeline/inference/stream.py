@@ -28,6 +28,7 @@ from pipeline.inference.grid import ModelGrid
 from pipeline.inference.planes import PlaneStore, name_work
 from pipeline.inference.predict import predict_tiles, tile_grid
 from pipeline.inference.stitch import Owned, Stitcher
+from pipeline.inference.tile_sizes import MADE_AHEAD
 from pipeline.inference.windows import Tile
 from pipeline.model.bundle import TrainedModel
 from pipeline.model.decode import Bytes, to_bytes
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 READ_AHEAD = 16  # tiles that are parts of the band at hand
-MADE_AHEAD = 4  # tiles that each have memory of their own, as they were magnified
 
 
 @dataclass(frozen=True)

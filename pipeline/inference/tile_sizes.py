@@ -8,6 +8,7 @@ from pipeline.data.files import maskline_home
 from pipeline.types import FORMAT_VERSION
 
 LARGEST_CORE = 1024  # px; what accelerators begin with
+MADE_AHEAD = 4  # tiles that wait with memory of their own, as they were magnified
 _STREAMED = {"torch": 768, "openvino": 768}
 
 

@@ -6,7 +6,7 @@ from math import prod
 from typing import Any
 
 from pipeline.inference.blocks import band_of
-from pipeline.inference.tile_sizes import LARGEST_CORE
+from pipeline.inference.tile_sizes import LARGEST_CORE, MADE_AHEAD
 
 PROCESS = 700e6  # bytes of the process, its libraries and the model
 A_PIXEL = 150.0  # bytes a pixel of an image in memory, about: pixels, probabilities and objects
@@ -17,7 +17,6 @@ LABELS = 0.2  # bytes of disk a pixel of the file, at most: labels, packed
 TABLES = 0.15  # of the objects' table and the run's own record of it, where objects are dense
 OUTLINES = 0.4  # of GeoJSON, where it is asked for and objects are dense
 RESAMPLED = 1024  # rows of the file that are reduced to the network's grid together
-MADE_AHEAD = 6  # magnified tiles that wait, or are made
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def stream_cost(
     if zoom < 1:
         resampled = min(RESAMPLED, shape[1]) * shape[2] * (channels * itemsize + 4 * planes)
     elif zoom > 1:
-        resampled = MADE_AHEAD * min((core + 2 * halo) ** 2, height * width) * 4 * planes
+        resampled = (MADE_AHEAD + 2) * min((core + 2 * halo) ** 2, height * width) * 4 * planes
     stays = left_on_disk(shape[1] * shape[2], geojson)
     tiles = in_network * min((LARGEST_CORE + 2 * halo) ** 2, height * width)
     memory = PROCESS + 2 * BLOCK + bands + resampled + kept + tiles

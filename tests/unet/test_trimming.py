@@ -14,6 +14,7 @@ from unet.trimming import trim, trims
 
 KINDS = [
     GuideUNet(filters=(4, 6, 8), dropout=(0.1, 0.1, 0.2)),
+    GuideUNet(filters=(4,), dropout=(0.1,)),
     NucleiUNet(filters=(4, 6, 8)),
     EfficientUNet(filters=(4, 6, 8, 8)),
 ]
@@ -29,7 +30,7 @@ def make(config: NetworkConfig) -> tuple[nn.Module, int]:
 
 
 @pytest.mark.parametrize("fuse", [False, True])
-@pytest.mark.parametrize("config", KINDS, ids=[config.kind for config in KINDS])
+@pytest.mark.parametrize("config", KINDS, ids=[f"{config.kind}-{len(config.filters)}" for config in KINDS])
 def test_the_core_is_what_it_was(config: NetworkConfig, fuse: bool) -> None:
     """Of tiles within an image, at its edges, and where it ends a step or two beyond the core."""
     network, halo = make(config)
@@ -52,7 +53,7 @@ def test_the_core_is_what_it_was(config: NetworkConfig, fuse: bool) -> None:
 
 
 def test_what_is_kept_is_needed() -> None:
-    """With one pixel less of each level the answer is another: nothing is computed for nothing."""
+    """With half as much of each level the answer is another."""
     network, halo = make(NucleiUNet(filters=(4, 6, 8)))
     image = torch.randn(1, 3, 2 * halo + 16, 2 * halo + 16)
     frame = torch.full((4,), halo)
