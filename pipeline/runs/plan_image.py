@@ -7,6 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import SegmentConfig
+from pipeline.inference.tile_sizes import largest_streamed
 from pipeline.model.told_size import KnownSize
 from pipeline.results.names import label_suffix
 from pipeline.runs.plan_large import CORE, PROCESS, ImageCost, left_on_disk, stream_cost, whole_cost
@@ -45,12 +46,17 @@ def bytes_in_network(config: SegmentConfig) -> float:
     tile took, and tuning tries them all; torch's blocks lie between others, and leave gaps. Nothing of it lies in this
     process' memory where an accelerator is named.
     """
+    engine = _on_cpu(config)
+    return _threads(config) * _IN_NETWORK[engine] if engine else 0.0
+
+
+def _on_cpu(config: SegmentConfig) -> str:
+    """The engine of the CPU, empty where an accelerator is named."""
     if config.device not in ("auto", "cpu"):
-        return 0.0
-    engine = config.engine
-    if engine == "auto":
-        engine = "openvino" if find_spec("openvino") else "torch"
-    return _threads(config) * _IN_NETWORK[engine]
+        return ""
+    if config.engine != "auto":
+        return config.engine
+    return "openvino" if find_spec("openvino") else "torch"
 
 
 def plan_image(
@@ -70,6 +76,7 @@ def plan_image(
     zoom = KnownSize.of(record).zoom(config, opened.geometry) or 1.0
     if prod(opened.shape[1:]) * max(1.0, zoom) ** 2 > config.whole_megapixels * 1e6 and can_stream(opened):
         size, kept, geojson = opened.dtype.itemsize, opened.kept, config.geojson
+        core = min(core, largest_streamed(_on_cpu(config)))
         return stream_cost(
             opened.shape, size, record, zoom, kept, geojson=geojson, core=core, in_network=bytes_in_network(config)
         ), zoom
