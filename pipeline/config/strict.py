@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import ConfigError
 
@@ -16,6 +16,19 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_usual_kind(cls, tree: Any) -> Any:
+        """A section that does not say its `kind` is of the kind it has where it is left out altogether."""
+        if not isinstance(tree, dict):
+            return tree
+        said = dict(tree)
+        for name, field in cls.model_fields.items():
+            kind = getattr(field.default, "kind", None)
+            if kind is not None and isinstance(tree.get(name), dict):
+                said[name] = {"kind": kind, **tree[name]}
+        return said
 
 
 C = TypeVar("C", bound=Strict)

@@ -10,7 +10,16 @@ import pytest
 import torch
 
 import unet
-from pipeline.config import ClassesTarget, CropSampling, TrainConfig, build_config, read_tree
+from pipeline.config import (
+    ClassesTarget,
+    CropSampling,
+    LastFraction,
+    ManifestValidation,
+    TrainConfig,
+    build_config,
+    load_config,
+    read_tree,
+)
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.training.dataset import Example, build_dataset
 from pipeline.training.train import start_training, train_step
@@ -115,6 +124,21 @@ def test_whole_images_have_no_augmentation_unless_it_is_given() -> None:
     assert config.augmentation.kind == "none" and TrainConfig.model_validate(config.model_dump()) == config
     assert TrainConfig().augmentation.kind == "nuclei"
     assert build_config(TrainConfig, tree | {"augmentation": {"kind": "scene"}}, "x").augmentation.kind == "scene"
+
+
+def test_a_section_without_its_kind_is_of_the_usual_one(tmp_path: Path) -> None:
+    """`--set` of a field in a section that the file leaves out, as the README has it; a kind that is said stays."""
+    path = tmp_path / "short.yaml"
+    path.write_text("name: short\naugmentation: {stain: 0.5}\nstopping: {patience: 3}\n")
+    config = load_config(TrainConfig, path, ("validation.learn_from_test=true", "optimiser.lr=0.01"))
+    usual = TrainConfig()
+    assert config.validation == ManifestValidation(learn_from_test=True)
+    assert (config.optimiser.kind, config.optimiser.lr) == (usual.optimiser.kind, 0.01)
+    assert config.augmentation == usual.augmentation.model_copy(update={"stain": 0.5})
+    other = load_config(TrainConfig, path, ("validation.kind=last_fraction", "validation.fraction=0.2"))
+    assert other.validation == LastFraction(fraction=0.2)
+    with pytest.raises(ConfigError, match=r"validation\.manifest\.fraction"):
+        load_config(TrainConfig, path, ("validation.fraction=0.2",))
 
 
 def test_crops_that_the_stride_does_not_divide_are_refused() -> None:
