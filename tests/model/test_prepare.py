@@ -120,3 +120,17 @@ def test_one_colour_of_rgb_is_the_grey_image_it_was(channel: int) -> None:
     prepared = fit(coloured, config, stride=16).apply(coloured)
     two = prepared[channel], prepared[(channel + 1) % 3]
     np.testing.assert_allclose(prepared[(channel + 2) % 3], np.mean(two, axis=0), atol=1e-6)
+
+
+def test_empty_glass_is_not_stretched() -> None:
+    """The noise of an empty part of a slide stays noise; inverted dim fluorescence, grey, is stretched as ever."""
+    glass = RANDOM.integers(242, 248, (3, 60, 60)).astype(np.uint8)
+    config = PrepareConfig()
+    empty = fit(glass, config, stride=16).apply(glass)
+    assert np.ptp(empty) < 0.15 and empty.min() > 0.85
+    glass[:, 20:24, 20:24] = 90  # less than the percentile sees: still far darker than all else
+    assert fit(glass, config, stride=16).apply(glass)[:, 20:24, 20:24].max() < -0.4
+    grey = np.repeat(255 - RANDOM.integers(0, 16, (1, 60, 60)).astype(np.uint8), 3, axis=0)
+    assert np.ptp(fit(grey, config, stride=16).apply(grey)) >= 1
+    pale = RANDOM.integers(190, 248, (3, 60, 60)).astype(np.uint8)
+    assert np.ptp(fit(pale, config, stride=16).apply(pale)) >= 1
