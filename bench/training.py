@@ -40,6 +40,7 @@ from pipeline.inference.engines import choose_device
 from pipeline.training.augment import ChannelsFirst, RandColourd
 from pipeline.training.dataset import CropDataset, Example, load_examples
 from pipeline.training.encode import EncodeTargetd
+from pipeline.training.gaps import RandGapsd
 from pipeline.training.loader import load_for
 from pipeline.training.train import Training, start_training, train_step
 from unet.losses import build_loss
@@ -57,15 +58,16 @@ class LabelPlane(monai.transforms.MapTransform):
 
 
 class Colours(monai.transforms.MapTransform):
-    """Our RandColourd, which MONAI lacks, between its channel-first transforms."""
+    """Our RandGapsd and RandColourd, which MONAI lacks, between its channel-first transforms."""
 
     def __init__(self, change: NucleiAugmentation) -> None:
         super().__init__(("image",))
-        self.inner, self.last = RandColourd(change.stain, change.grey, change.tint), ChannelsFirst(3)
+        colours = RandColourd(change.stain, change.grey, change.tint)
+        self.inner = Compose([RandGapsd(change.gaps), colours, ChannelsFirst(3)])
 
     def __call__(self, data: Any) -> Any:
         image = np.ascontiguousarray(np.moveaxis(np.asarray(data["image"]), 0, 2))
-        return self.last(self.inner({**data, "image": image}))
+        return self.inner({**data, "image": image})
 
 
 def recipe(config: TrainConfig, size: int) -> Compose:

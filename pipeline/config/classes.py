@@ -175,6 +175,8 @@ def check_augmentation(config: "TrainConfig") -> None:
         raise ValueError("augmentation: nuclei is for sampling crops, not whole; scene and none are for whole")
     if isinstance(config.target, ClassesTarget) and getattr(config.augmentation, "touch", None):
         raise ValueError("augmentation.touch: sets objects beside each other; a target of classes has none")
+    if isinstance(config.target, ClassesTarget) and getattr(config.augmentation, "gaps", None):
+        raise ValueError("augmentation.gaps: draws between objects; a target of classes has none")
 
 
 def check_loss(config: "TrainConfig") -> None:

@@ -117,7 +117,7 @@ class NoAugmentation(Strict):
 
 
 class NucleiAugmentation(Strict):
-    """Flips and quarter turns, rotation, scale, bending, intensity, stain, colour, noise; pipeline.training.augment."""
+    """Flips and quarter turns, rotation, scale, bending, gaps, intensity, colours, noise; pipeline.training.augment."""
 
     kind: Literal["nuclei"] = "nuclei"
     rotate: bool = True
@@ -129,8 +129,9 @@ class NucleiAugmentation(Strict):
     stain: NonNegativeFloat = 0.1
     grey: Fraction = 0.0
     tint: Fraction = 0.0
-    invert: Fraction = 0.0
+    invert: Fraction = 0.0  # of the grey samples
     touch: Fraction = 0.0
+    gaps: Fraction = 0.0  # of the samples of bright colour images: white gaps or pink fibres between the objects
     elastic: NonNegativeFloat = 0.0  # px: how far points `elastic_spacing` px apart are moved (standard deviation)
     elastic_spacing: PositiveInt = 32
 

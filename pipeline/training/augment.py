@@ -20,6 +20,7 @@ from monai.transforms.transform import MapTransform, Randomizable
 from pipeline.config import LossConfig, NoAugmentation, NucleiAugmentation, Target
 from pipeline.training.elastic import RandElasticd
 from pipeline.training.encode import EncodeTargetd
+from pipeline.training.gaps import RandGapsd
 from pipeline.types import Array, Pixels
 
 Sample = dict[Hashable, Any]
@@ -184,7 +185,8 @@ class RandColourd(Randomizable, MapTransform):
 class RandIntensityd(Randomizable, MapTransform):
     """Gain, offset and gamma, the same for all channels; dark and bright exchanged with probability `invert`.
 
-    The image becomes `value ** exponent * slope + start`.
+    The image becomes `value ** exponent * slope + start`. Colour images are never inverted: what is bright in stained
+    tissue is a gap, and a network that has seen bright nuclei among colours finds nuclei there.
     """
 
     def __init__(self, intensity: float, gamma: tuple[float, float], invert: float) -> None:
@@ -195,14 +197,19 @@ class RandIntensityd(Randomizable, MapTransform):
         gain = 1 + self.R.uniform(-self.intensity, self.intensity)
         offset = self.R.uniform(-self.intensity, self.intensity) / 2
         self.exponent = float(np.exp(self.R.uniform(*np.log(self.gamma))))
-        inverted = self.R.rand() < self.invert
-        self.slope, self.start = (-gain, gain + offset) if inverted else (gain, offset)
+        self.inverted = bool(self.R.rand() < self.invert)
+        self.gain, self.offset = gain, offset
+
+    def line(self, channels: int) -> tuple[float, float]:
+        """Slope and start for an image of so many channels; three are colours."""
+        return (-self.gain, self.gain + self.offset) if self.inverted and channels != 3 else (self.gain, self.offset)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Sample:
         sample = dict(data)
         self.randomize()
+        slope, start = self.line(sample["image"].shape[2])
         image = cv2.pow(np.clip(sample["image"], 0, BRIGHTEST), self.exponent)
-        sample["image"] = _planes(image * np.float32(self.slope) + np.float32(self.start))
+        sample["image"] = _planes(image * np.float32(slope) + np.float32(start))
         return sample
 
 
@@ -276,6 +283,7 @@ def build_augmentation(
             *([RandElasticd(config.elastic, config.elastic_spacing)] if config.elastic else []),
             *([RandTouchd(config.touch)] if config.touch else []),
             Normalised(),
+            *([RandGapsd(config.gaps)] if config.gaps and channels == 3 else []),
             *([RandColourd(config.stain, config.grey, config.tint)] if channels == 3 else []),
             RandIntensityd(config.intensity, config.gamma, config.invert),
             RandBlurd(config.blur),

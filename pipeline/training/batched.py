@@ -32,8 +32,9 @@ from pipeline.training.augment import (
 from pipeline.training.batch_targets import encode_batch
 from pipeline.training.dataset import CropDataset
 from pipeline.training.encode import EncodeTargetd
+from pipeline.training.gaps import BRIGHT, MARGIN, Gaps, RandGapsd
 
-_KNOWN = (RandWarpCropd, Normalised, RandColourd, RandIntensityd, RandBlurd, RandNoised, ChannelsFirst)
+_KNOWN = (RandWarpCropd, Normalised, RandGapsd, RandColourd, RandIntensityd, RandBlurd, RandNoised, ChannelsFirst)
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class _Drawn:
 
     image: int
     matrix: np.ndarray  # (2, 3): crop (x, y) to image (x, y)
+    gaps: Gaps | None
     colour: np.ndarray  # (C, C + 1): channels to channels
     tone: tuple[float, float, float]  # exponent, slope, start
     sigma: float
@@ -102,8 +104,9 @@ class BatchAugmentd(Randomizable, MapTransform):
         self.drawn = _Drawn(
             image,
             self.by[RandWarpCropd].matrix,
+            self._gaps(image),
             self._colours(image),
-            self._of(RandIntensityd, ("exponent", "slope", "start"), (1.0, 1.0, 0.0)),
+            self._tone(image),
             self._of(RandBlurd, ("sigma",), (0.0,))[0],
             self._of(RandNoised, ("std", "seed"), (0.0, 0)),
         )
@@ -112,6 +115,20 @@ class BatchAugmentd(Randomizable, MapTransform):
         """What the transform of this kind has drawn."""
         change = self.by.get(kind)
         return otherwise if change is None else tuple(getattr(change, name) for name in names)
+
+    def _gaps(self, image: int) -> Gaps | None:
+        """What is drawn between the nuclei of a colour image."""
+        change = self.by.get(RandGapsd)
+        return None if change is None or self.data.images[image].shape[2] != 3 else change.drawn
+
+    def _tone(self, image: int) -> tuple[float, float, float]:
+        """Exponent, slope and start, which go by the channels that there are once colours were drawn."""
+        change, colour = self.by.get(RandIntensityd), self.by.get(RandColourd)
+        if change is None:
+            return 1.0, 1.0, 0.0
+        channels = self.data.images[image].shape[2]
+        matrix = None if colour is None else colour.of_grey if channels == 1 else colour.of_colour
+        return change.exponent, *change.line(channels if matrix is None else len(matrix))
 
     def _colours(self, image: int) -> np.ndarray:
         matrix, change = np.eye(self.channels, self.channels + 1), self.by.get(RandColourd)
@@ -133,6 +150,7 @@ class BatchAugmentd(Randomizable, MapTransform):
         labels = self.labels[self._nearest(which, matrix)]
         image = ((image - self.offset[which]) * self.scale[which]).clamp_(-0.5, 1.5)
         image = torch.einsum("nij,njyx->niyx", self.fill[which], image)
+        image = self._covered(image, labels, [each.gaps for each in drawn])
         if RandColourd in self.by:
             colour = self._tensor([each.colour for each in drawn])
             image = torch.einsum("nij,njyx->niyx", colour[:, :, :-1], image) + colour[:, :, -1, None, None]
@@ -178,6 +196,24 @@ class BatchAugmentd(Randomizable, MapTransform):
             for dx, part in ((0, 1 - right), (1, right)):
                 crop += self.pixels[:, self._at(which, top + dy, left + dx)] * (share * part)
         return crop.movedim(0, 1).contiguous()
+
+    def _covered(self, image: Tensor, labels: Tensor, gaps: Sequence[Gaps | None]) -> Tensor:
+        """Gaps and fibres where no nucleus is, in bright crops, as `RandGapsd` draws them."""
+        chosen = [number for number, each in enumerate(gaps) if each is not None]
+        if not chosen:
+            return image
+        there = [each for each in gaps if each is not None]
+        waves = self._tensor([each.waves for each in there])
+        y, x = (waves[:, :, k, None] * torch.arange(self.size, device=self.device) for k in (0, 1))
+        y = y + waves[:, :, 2, None]
+        field = torch.einsum("nwy,nwx->nyx", y.cos(), x.cos()) - torch.einsum("nwy,nwx->nyx", y.sin(), x.sin())
+        level, steep, cover = self._tensor([(g.level, g.steep, g.cover) for g in there]).T[..., None, None]
+        share = cover * ((field * (2 / waves.shape[1]) ** 0.5 - level) * steep).clamp(0, 1)
+        taken = functional.max_pool2d((labels[chosen] > 0).float(), 2 * MARGIN + 1, 1, MARGIN) > 0
+        crops = image[chosen]
+        share = share * ~taken * (crops.mean(dim=(1, 2, 3)) > BRIGHT)[:, None, None]
+        image[chosen] = crops + share[:, None] * (self._tensor([g.tone for g in there])[:, :, None, None] - crops)
+        return image
 
     def _blurred(self, image: Tensor, sigmas: Sequence[float]) -> Tensor:
         """Those of sigma > 0 blurred by a Gaussian, cut where OpenCV cuts it (4 sigma)."""

@@ -123,19 +123,21 @@ def test_grey_can_be_tinted() -> None:
 
 
 def test_inversion_can_be_asked_for() -> None:
-    """With probability 1 dark becomes bright."""
+    """With probability 1 dark becomes bright; colours stay as they are, since what is bright in tissue is a gap."""
     change = RandIntensityd(0.0, (1.0, 1.0), 1.0).set_random_state(seed=1)
     np.testing.assert_allclose(change(grey_image(0.2))["image"], 0.8, atol=1e-6)
+    colours = np.full((4, 4, 3), 0.2, np.float32)
+    np.testing.assert_allclose(change({"image": colours})["image"], 0.2, atol=1e-6)
 
 
 def test_gamma_gain_and_offset_are_what_numpy_says() -> None:
-    """slope * value ** exponent + start, with what was drawn; within the ranges asked for."""
+    """gain * value ** exponent + offset, with what was drawn; within the ranges asked for."""
     change = RandIntensityd(0.2, (0.7, 1.4), 0.0).set_random_state(seed=4)
     values = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4, 1)
     found = change({"image": values})["image"]
     assert found.shape == (4, 4, 1)
-    np.testing.assert_allclose(found, change.slope * values**change.exponent + change.start, rtol=1e-5)
-    assert 0.8 <= change.slope <= 1.2 and abs(change.start) <= 0.1 and 0.7 <= change.exponent <= 1.4
+    np.testing.assert_allclose(found, change.gain * values**change.exponent + change.offset, rtol=1e-5)
+    assert 0.8 <= change.gain <= 1.2 and abs(change.offset) <= 0.1 and 0.7 <= change.exponent <= 1.4
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])

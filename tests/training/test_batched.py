@@ -29,7 +29,7 @@ from pipeline.config import (
 )
 from pipeline.model.prepare import fit
 from pipeline.model.targets import encode, touching_border
-from pipeline.training import loader
+from pipeline.training import gaps, loader
 from pipeline.training.batch_targets import batch_border, batch_distance, encode_batch
 from pipeline.training.batched import BatchAugmentd, ResidentLoader, gaussian
 from pipeline.training.dataset import CropDataset, Example
@@ -86,6 +86,17 @@ def test_resampled_ones_differ_by_rounding_alone() -> None:
     assert difference.mean() < 0.005 and difference.quantile(0.999) < 0.05
     assert (batch["target"][:, 0] != one["target"][:, 0]).float().mean() < 0.002
     assert (batch["target"][:, 2] - one["target"][:, 2]).abs().mean() < 0.01
+
+
+def test_gaps_are_drawn_where_they_are_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In colour images, bright enough, and not on nuclei; a steep outline makes more of what float32 rounds."""
+    crops = data(config(TURNED.model_copy(update={"gaps": 0.7})))
+    one, batch = both(crops)
+    torch.testing.assert_close(batch["image"], one["image"], atol=2e-3, rtol=1e-3)
+    monkeypatch.setattr(gaps, "BRIGHT", 2.0)
+    plain, _ = both(crops)
+    changed = (one["image"] != plain["image"]).flatten(1).any(1)
+    assert 3 < changed.sum() < 20
 
 
 def test_fluorescence_in_one_channel_fills_all_three() -> None:

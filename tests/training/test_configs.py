@@ -99,6 +99,7 @@ WHOLE = {"sampling": {"kind": "whole"}, "prepare": {"size": {"kind": "fixed"}}, 
     [
         ({**WHOLE, "network": {"out_channels": 1}, "augmentation": {"kind": "nuclei"}}, "nuclei is for sampling crops"),
         ({"target": CLASSES, "augmentation": {"kind": "nuclei", "touch": 0.5}}, "augmentation.touch"),
+        ({"target": CLASSES, "augmentation": {"kind": "nuclei", "gaps": 0.5}}, "augmentation.gaps"),
         ({"network": {"kind": "guide_unet", "filters": [4, 8]}}, "dropout: 5 values for 2 filters"),
         ({"network": {"kind": "guide_unet", "filters": [], "dropout": []}}, "guide_unet.filters.*at least 1"),
         ({"network": {"kind": "nuclei_unet", "filters": []}}, "nuclei_unet.filters.*at least 2"),
