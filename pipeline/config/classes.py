@@ -173,10 +173,9 @@ def check_augmentation(config: "TrainConfig") -> None:
     """Which changes of a sample are not for what is sampled, or for what is learned; raises ValueError."""
     if config.augmentation.kind == "nuclei" and config.sampling.kind == "whole":
         raise ValueError("augmentation: nuclei is for sampling crops, not whole; scene and none are for whole")
-    if isinstance(config.target, ClassesTarget) and getattr(config.augmentation, "touch", None):
-        raise ValueError("augmentation.touch: sets objects beside each other; a target of classes has none")
-    if isinstance(config.target, ClassesTarget) and getattr(config.augmentation, "gaps", None):
-        raise ValueError("augmentation.gaps: draws between objects; a target of classes has none")
+    for name, does in (("touch", "sets objects beside each other"), ("gaps", "draws between objects")):
+        if isinstance(config.target, ClassesTarget) and getattr(config.augmentation, name, None):
+            raise ValueError(f"augmentation.{name}: {does}; a target of classes has none")
 
 
 def check_loss(config: "TrainConfig") -> None:

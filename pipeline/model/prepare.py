@@ -16,10 +16,8 @@ from pipeline.types import Array, Pixels
 _SAMPLE = 2_000_000  # pixels a channel that percentiles are taken from
 _EMPTY = 0.1  # of an 8-bit RGB image's widest span: less is noise or JPEG's trace of the others (3-7 %; tissue: 15 %)
 _TRACE = 3  # grey levels: less is that too, in dim images
-_BRIGHT = 127  # grey levels: an 8-bit colour image that reaches them is a bright field
-_PALE = (
-    0.2  # of its brightest: a bright field that spans less is stretched no further (empty glass: 1-5 %; tissue: 20 %)
-)
+_BRIGHT = 127  # grey levels: an 8-bit colour image all of whose channels reach them is a bright field
+_PALE = 0.2  # of its brightest: if it spans less, it is stretched no further (empty glass: 1-5 %; tissue: 20 %)
 
 
 @dataclass(frozen=True)
@@ -140,13 +138,12 @@ def _statistics(pixels: Array, config: PrepareConfig) -> tuple[tuple[float, ...]
     span = high - low
     if len(planes) == 3 and pixels.dtype == np.uint8:
         widest = span.max()
-        span[span < max(_EMPTY * widest, min(_TRACE, widest / 3))] = 0
-        coloured = span.all() and (sample[1:] != sample[0]).any()
-        if (
-            coloured and high.max() > _BRIGHT and widest < _PALE * high.max()
-        ):  # empty glass: its noise looks like nuclei
+        bright = high.min() > _BRIGHT and (sample[1:] != sample[0]).any()
+        if bright and widest < _PALE * high.max():  # empty glass: its noise, stretched, looks like nuclei
             span[:] = _PALE * high.max()
             low = high - span
+        else:
+            span[span < max(_EMPTY * widest, min(_TRACE, widest / 3))] = 0
     span[span == 0] = np.inf  # its scale is 0: such a channel says nothing
     times = len(pixels) // len(planes)
     return tuple(low.astype(float).tolist()) * times, tuple((1 / span).astype(float).tolist()) * times

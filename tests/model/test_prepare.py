@@ -130,6 +130,8 @@ def test_empty_glass_is_not_stretched() -> None:
     assert np.ptp(empty) < 0.15 and empty.min() > 0.85
     glass[:, 20:24, 20:24] = 90  # less than the percentile sees: still far darker than all else
     assert fit(glass, config, stride=16).apply(glass)[:, 20:24, 20:24].max() < -0.4
+    glass[2] = 255  # a channel at its ceiling
+    assert np.ptp(fit(glass, config, stride=16).apply(glass)[2]) == 0
     grey = np.repeat(255 - RANDOM.integers(0, 16, (1, 60, 60)).astype(np.uint8), 3, axis=0)
     assert np.ptp(fit(grey, config, stride=16).apply(grey)) >= 1
     pale = RANDOM.integers(190, 248, (3, 60, 60)).astype(np.uint8)
