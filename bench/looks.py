@@ -1,6 +1,6 @@
 """The same images with another look: how far AP@.5 falls. Prints a line a look, and the largest fall last.
 
-    python bench/looks.py [--data MANIFEST] [--split test] [--model shipped:nuclei] [--look inverted --look x4]
+    python bench/looks.py [--data MANIFEST] [--split val] [--model shipped:nuclei] [--look inverted --look x4]
 
 Looks: `inverted`, `16-bit` (values in 5 % of the range), `blue` and `green` (fluorescence stored as one colour of RGB),
 `blue.jpg` (the same as JPEG of quality 95 has it, with traces of it in the other two),
@@ -95,7 +95,7 @@ def score(segmenter: Segmenter, pixels: Array, labels: Labels, path: Path) -> Sc
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data_manifests/dsb2018.csv"))
-    parser.add_argument("--split", default="test")
+    parser.add_argument("--split", default="val")
     parser.add_argument("--model", default="shipped:nuclei")
     parser.add_argument("--every", type=int, default=1, help="take every n-th image")
     parser.add_argument("--look", action="append", choices=list(LOOKS), help="only these")

@@ -2,11 +2,11 @@
 
 The network's own confidence decides: it is highest where objects have the size it knows and are as bright or dark as it
 knows them (measured on validation images of the nuclei model: taking the most confident view, the image as it is
-unless another is better by `MARGIN`, costs nothing on images as they are, and finds those that were magnified, reduced
+unless another is clearly better, costs nothing on images as they are, and finds those that were magnified, reduced
 or inverted). Other views are looked at only where the image as it is leaves doubt, through a window in its middle.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +22,8 @@ WINDOW = 512  # side of the window, in model pixels
 SURE = 0.9  # confidence from which the image as it is need not be doubted
 LEAST = 0.7  # confidence below which another view is not believed: noise magnified until it looks like objects has 0.5
 RANGE = 2.5  # times the model's own diameter, or one part of it, that the network is taken to know
-MARGIN = 0.02  # by how much another view must be better
+INVERTED = 0.02  # by how much an inverted view must be surer
+MAGNIFIED = 0.03  # by how much a magnified one; a reduced one shows more, so any more will do
 
 Predict = Callable[[Pixels], Pixels]
 
@@ -98,18 +99,20 @@ def choose_view(
     There is doubt where the network is unsure, or finds objects far from the size it learned (a model that records no
     size is asked for its confidence alone). First dark and bright are exchanged, if the network has learned from images
     that were (another takes the background for an object, and is sure of it); then, if that leaves doubt, the image is
-    rescaled.
+    rescaled, but never so that objects have a size which the network does not know.
     """
     preparation = like or fit(pixels, model.record.prepare, stride=model.record.stride)
     found = glance(model, pixels, zoom or 1.0, predict, preparation)
     if _known(model, found):
         return found
     if _knows_inverted(model):
-        found = _better([glance(model, pixels, found.zoom, predict, preparation, inverted=True)], found)
+        other = glance(model, pixels, found.zoom, predict, preparation, inverted=True)
+        found = other if other.confidence > max(found.confidence + INVERTED, LEAST) else found
     if zoom is not None or _known(model, found):
         return found
     zooms = [zoom for zoom in ZOOMS if min(pixels.shape[1:]) * zoom >= model.record.stride]
-    return _better([glance(model, pixels, zoom, predict, preparation, found.inverted) for zoom in zooms], found)
+    others = [glance(model, pixels, zoom, predict, preparation, found.inverted) for zoom in zooms]
+    return max((one for one in others if _better(model, one, found)), key=lambda one: one.confidence, default=found)
 
 
 def _knows_inverted(model: TrainedModel) -> bool:
@@ -121,11 +124,16 @@ def _knows_inverted(model: TrainedModel) -> bool:
 
 def _known(model: TrainedModel, found: Glance) -> bool:
     """Whether the network is sure, and of objects of about the size it learned."""
+    return found.confidence >= SURE and _of_known_size(model, found)
+
+
+def _of_known_size(model: TrainedModel, found: Glance) -> bool:
+    """Whether objects are shown at about the size that was learned; where the model records none, at any."""
     usual, shown = model.record.diameter, found.diameter * found.zoom
-    return found.confidence >= SURE and (usual is None or usual / RANGE <= shown <= usual * RANGE)
+    return usual is None or usual / RANGE <= shown <= usual * RANGE
 
 
-def _better(others: Sequence[Glance], found: Glance) -> Glance:
-    """The surest of the others if it is clearly surer than what was found, and not of nothing at all."""
-    best = max(others, key=lambda one: one.confidence, default=found)
-    return best if best.confidence > max(found.confidence + MARGIN, LEAST) else found
+def _better(model: TrainedModel, rescaled: Glance, found: Glance) -> bool:
+    """Whether the network is surer of a rescaled view than of what was found: by more if that shows less of the image."""
+    least = found.confidence + (MAGNIFIED if rescaled.zoom > 1 else 0.0)
+    return rescaled.confidence > max(least, LEAST) and _of_known_size(model, rescaled)

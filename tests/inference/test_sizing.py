@@ -106,6 +106,27 @@ def test_a_view_that_is_sure_of_little_is_not_believed(model) -> None:
     assert appears(1.0).zoom != 1.0
 
 
+@pytest.mark.parametrize(
+    ("strengths", "zoom"),
+    [
+        ({1.0: 0.9, 4.0: 1.0}, 1.0),  # discs of 80 px, where 20 px were learned
+        ({1.0: 0.9, 2.0: 1.0}, 2.0),  # of 40 px
+        ({1.0: 0.9, 2.0: 0.91}, 1.0),  # hardly surer
+        ({1.0: 0.9, 0.5: 0.91}, 0.5),  # hardly surer too, of all that the image as it is shows
+    ],
+)
+def test_no_view_is_taken_in_which_objects_have_a_size_that_is_not_known(model, strengths, zoom: float) -> None:
+    """Discs of radius 10, as the network learned them, in which it believes as much as each case says."""
+    pixels = np.repeat(((discs(10, 512, 32) > 0) * 200).astype(np.uint8)[None], 3, axis=0)
+
+    def network(prepared: np.ndarray) -> np.ndarray:
+        bright = cv2.connectedComponents((prepared[0] > 0.5).astype(np.uint8))[1].astype(np.uint32)
+        shown = 2.0 ** round(np.log2(median_diameter(bright) / 20))
+        return (encode(bright, model.record.target) * strengths.get(shown, 0.0)).astype(np.float32)
+
+    assert choose_view(model, pixels, network).zoom == zoom
+
+
 def test_without_doubt_nothing_else_is_looked_at(model) -> None:
     """One prediction, and it is kept for the answer; an empty image stays as it is too."""
     pixels = np.repeat(((discs(10, 256, 32) > 0) * 200).astype(np.uint8)[None], 3, axis=0)
