@@ -134,6 +134,6 @@ def _of_known_size(model: TrainedModel, found: Glance) -> bool:
 
 
 def _better(model: TrainedModel, rescaled: Glance, found: Glance) -> bool:
-    """Whether the network is surer of a rescaled view than of what was found: by more if that shows less of the image."""
+    """Whether the network is surer of a rescaled view than of what was found: by more if it shows less."""
     least = found.confidence + (MAGNIFIED if rescaled.zoom > 1 else 0.0)
     return rescaled.confidence > max(least, LEAST) and _of_known_size(model, rescaled)
