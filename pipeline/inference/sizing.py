@@ -107,12 +107,14 @@ def choose_view(
         return found
     if _knows_inverted(model):
         other = glance(model, pixels, found.zoom, predict, preparation, inverted=True)
-        found = other if other.confidence > max(found.confidence + INVERTED, LEAST) else found
+        found = other if _surer(other, found, INVERTED) else found
     if zoom is not None or _known(model, found):
         return found
     zooms = [zoom for zoom in ZOOMS if min(pixels.shape[1:]) * zoom >= model.record.stride]
     others = [glance(model, pixels, zoom, predict, preparation, found.inverted) for zoom in zooms]
-    return max((one for one in others if _better(model, one, found)), key=lambda one: one.confidence, default=found)
+    others = [one for one in others if _of_known_size(model, one)]
+    better = [one for one in others if _surer(one, found, MAGNIFIED if one.zoom > 1 else 0.0)]
+    return max(better, key=lambda one: one.confidence, default=found)
 
 
 def _knows_inverted(model: TrainedModel) -> bool:
@@ -133,7 +135,6 @@ def _of_known_size(model: TrainedModel, found: Glance) -> bool:
     return usual is None or usual / RANGE <= shown <= usual * RANGE
 
 
-def _better(model: TrainedModel, rescaled: Glance, found: Glance) -> bool:
-    """Whether the network is surer of a rescaled view than of what was found: by more if it shows less."""
-    least = found.confidence + (MAGNIFIED if rescaled.zoom > 1 else 0.0)
-    return rescaled.confidence > max(least, LEAST) and _of_known_size(model, rescaled)
+def _surer(other: Glance, found: Glance, by: float) -> bool:
+    """Whether the network is surer of another view than of what was found, by so much, and not of nothing at all."""
+    return other.confidence > max(found.confidence + by, LEAST)

@@ -115,7 +115,7 @@ def test_a_view_that_is_sure_of_little_is_not_believed(model) -> None:
         ({1.0: 0.9, 0.5: 0.91}, 0.5),  # hardly surer too, of all that the image as it is shows
     ],
 )
-def test_no_view_is_taken_in_which_objects_have_a_size_that_is_not_known(model, strengths, zoom: float) -> None:
+def test_a_rescaled_view_has_to_be_surer_and_of_a_size_that_is_known(model, strengths, zoom: float) -> None:
     """Discs of radius 10, as the network learned them, in which it believes as much as each case says."""
     pixels = np.repeat(((discs(10, 512, 32) > 0) * 200).astype(np.uint8)[None], 3, axis=0)
 
