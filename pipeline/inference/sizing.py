@@ -103,13 +103,16 @@ def choose_view(
     """
     preparation = like or fit(pixels, model.record.prepare, stride=model.record.stride)
     found = glance(model, pixels, zoom or 1.0, predict, preparation)
-    if _known(model, found):
-        return found
-    if _knows_inverted(model):
+    if not _known(model, found) and _knows_inverted(model):
         other = glance(model, pixels, found.zoom, predict, preparation, inverted=True)
         found = other if _surer(other, found, INVERTED) else found
     if zoom is not None or _known(model, found):
         return found
+    return _rescaled(model, pixels, predict, preparation, found)
+
+
+def _rescaled(model: TrainedModel, pixels: Array, predict: Predict, preparation: Preparation, found: Glance) -> Glance:
+    """The surest of the zooms that are clearly better than what was `found`, else that."""
     zooms = [zoom for zoom in ZOOMS if min(pixels.shape[1:]) * zoom >= model.record.stride]
     others = [glance(model, pixels, zoom, predict, preparation, found.inverted) for zoom in zooms]
     others = [one for one in others if _of_known_size(model, one)]

@@ -279,6 +279,7 @@ def test_an_nnunet_folder_is_ingested(tmp_path):
     assert (labels == np.asarray(nibabel.load(case.masks[0]).dataobj).T).all()
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_the_564_real_images_are_accounted_for(tmp_path):
     """Every one of the 24,279 masks is an object; the few odd ones have rows."""

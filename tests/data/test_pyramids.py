@@ -29,6 +29,7 @@ def labels():
     return generator.integers(0, 100_000, (2300, 1500)).astype(np.uint32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("side", "order"), [(512, 1), (700, 1), (512, -1), (333, 1)])
 def test_every_level_holds_every_second_pixel_of_the_one_before(tmp_path, labels, side, order):
     """Whatever the blocks and their order, level n is the label image at every 2^n-th pixel."""

@@ -60,6 +60,7 @@ def alone(model: TrainedModel, image: np.ndarray) -> np.ndarray:
         return activate(model.network(torch.from_numpy(prepared)[None]), model.record.target)[0].numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.int32, np.float64])
 def test_raw_values_of_any_type_give_the_network_s_answer(model, image, name: str, dtype: type) -> None:

@@ -56,6 +56,7 @@ def example(model: TrainedModel, seed: int) -> Example:
     return Example(image, labels, fit(image, model.record.prepare, stride=model.record.stride))
 
 
+@pytest.mark.slow
 def test_int8_is_kept_beside_the_model_and_used(model) -> None:
     """Same foreground to 0.1 % of Dice; other bits than float32; the same bits in tiles and with other threads."""
     examples = [example(model, seed) for seed in range(100, 108)]
@@ -74,6 +75,7 @@ def test_int8_is_kept_beside_the_model_and_used(model) -> None:
     np.testing.assert_array_equal(predict(again, examples[5].pixels, examples[5].preparation, core=16), whole)
 
 
+@pytest.mark.slow
 def test_what_costs_accuracy_is_refused_and_not_kept(model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A calibration that answers with another network's graph fails the gate, and leaves no file."""
     own = dataclasses.replace(model, folder=tmp_path)

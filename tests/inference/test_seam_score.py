@@ -107,6 +107,7 @@ def test_what_was_cut_on_a_coarser_grid_may_end_a_little_beside_its_line():
         assert fair.ratio == pytest.approx(1.0, abs=0.08)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zoom", [0.5, 0.37, 1.0, 1.7, 2.0])
 @pytest.mark.parametrize("core", [48, 64])
 def test_at_any_zoom_there_is_a_score(tmp_path, zoom, core):

@@ -33,6 +33,7 @@ def three(pixels: np.ndarray) -> np.ndarray:
     return np.repeat(pixels, 3, axis=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 @pytest.mark.parametrize("options", [{"diameter": "native"}, {"diameter": 20.0}, {"diameter": 9.0}, {"tta": True}, {}])
 def test_an_image_is_segmented_as_one_of_three_equal_channels(engine, options):

@@ -394,6 +394,7 @@ def a_model_that_sees_the_whole_field():
     return TrainedModel(network, record, "blended")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [make_model, a_model_that_sees_the_whole_field])
 @pytest.mark.parametrize("tta", [False, True])
 def test_probabilities_are_those_of_the_whole_image(tmp_path, make, tta):

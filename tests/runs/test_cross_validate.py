@@ -77,6 +77,7 @@ def test_no_fold_learns_what_it_is_tested_on(crossed) -> None:
     assert not tested[0] & tested[1]
 
 
+@pytest.mark.slow
 def test_the_model_is_the_mean_of_the_folds(crossed, data: Path) -> None:
     """Loaded from disk, its logits are the mean of the folds' (to the precision that weights are stored in)."""
     result, _ = crossed
@@ -87,6 +88,7 @@ def test_the_model_is_the_mean_of_the_folds(crossed, data: Path) -> None:
     assert models[2].record.halo == models[0].record.halo and models[2].digest == result.digest
 
 
+@pytest.mark.slow
 def test_resume_keeps_finished_folds(crossed, data: Path) -> None:
     """With --resume nothing is trained again; without, a begun training is not overwritten."""
     result, _ = crossed
@@ -110,6 +112,7 @@ def test_other_networks_do_not_join(crossed, tmp_path: Path) -> None:
         join_models([single, joined], tmp_path / "x", "x", "")
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_all_folds_and_resume_goes_on(data: Path, tmp_path: Path) -> None:
     """Ctrl-C in the first fold's second epoch: no other fold begins, what is done is said, --resume makes the rest."""
     config, events = CONFIG.model_copy(update={"epochs": 2, "tune_thresholds": False}), []

@@ -77,6 +77,7 @@ def run(tmp_path, model):
     return start
 
 
+@pytest.mark.slow
 def test_a_streamed_class_map_is_the_one_of_memory(run, tmp_path):
     """Labels, rows and tables of both ways are equal; labels are a pyramid; the picture has the classes' colours."""
     assert (run("whole", whole_megapixels=100.0).failed, run().failed) == (0, 0)
@@ -137,6 +138,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(run, tmp_path, model, monkeypatc
     assert fingerprint(tmp_path / "out") == fingerprint(tmp_path / "calm")
 
 
+@pytest.mark.slow
 def test_outlines_of_it_are_refused(run, tmp_path):
     """Polygons of a class reach over all of the image: that image fails with what to do, the small one has them."""
     assert run(geojson=True, max_failed_fraction=1.0, include=("large.tif", "small.tif")).failed == 1

@@ -40,6 +40,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "made"
 
 
+@pytest.mark.slow
 def test_the_copy_lies_beside_the_model_and_the_lines_say_so(model: Path, data: Path) -> None:
     """Training images calibrate, validation images judge; loading, every image is told."""
     seen = []

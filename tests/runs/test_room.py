@@ -71,6 +71,7 @@ def run(config, monkeypatch):
     return start
 
 
+@pytest.mark.slow
 def test_an_image_that_is_told_to_be_magnified_is_streamed(run, tmp_path):
     """0.09 Mpx at zoom 4 are 1.44: above the limit it is streamed, with the objects that memory gives."""
     assert run(diameter=2.0).done == 1

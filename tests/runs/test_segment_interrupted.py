@@ -56,6 +56,7 @@ def images(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent the POSIX way")
 def test_ctrl_c_ends_a_large_image_at_its_next_tile(tmp_path, images, monkeypatch):
     """A real SIGINT when two images are at their second bands: few tiles more are done, and the end is a calm run's."""

@@ -155,6 +155,7 @@ def zarr_images(images, picture):
     return images
 
 
+@pytest.mark.slow
 def test_labels_of_an_omezarr_are_one(run, zarr_images, tmp_path):
     """Streamed into the levels and scales of the image: at once or after a kill, the same bytes; proven done."""
     with pytest.raises(KeyboardInterrupt):
@@ -190,6 +191,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(run, tmp_path):
     assert fingerprint(tmp_path / "out") == fingerprint(tmp_path / "calm")
 
 
+@pytest.mark.slow
 def test_other_settings_do_not_take_over_the_work(run, tmp_path):
     """Bands that were predicted from another channel are not used."""
     with pytest.raises(KeyboardInterrupt):
@@ -228,6 +230,7 @@ def no_room(number):
     return raises
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "number"),
     [("tiles", errno.ENOSPC), ("chunks", errno.EROFS), ("table", errno.EDQUOT), ("bands", errno.ENOSPC)],
@@ -258,6 +261,7 @@ def test_a_disk_without_room_ends_the_run(run, request, tmp_path, monkeypatch, p
     assert (summary.done, summary.failed) == (2, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="limits are set the POSIX way")
 def test_a_disk_that_is_really_full_ends_the_run(run, tmp_path):
     """No file may grow beyond 100 kB, as on a full disk: the run ends, and ends well once they may."""
@@ -288,6 +292,7 @@ def begun(run, tmp_path):
     return next((tmp_path / "out/.maskline/large").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["settings", "image", "gone", "unknown"])
 def test_work_that_no_run_will_go_on_with_is_removed(run, images, begun, tmp_path, change):
     """Other settings, another content of the file, no such file, a folder that says nothing: nothing stays behind."""
@@ -332,6 +337,7 @@ def test_work_on_a_damaged_image_is_removed_at_once(run, images, tmp_path, pictu
     assert not list((tmp_path / "out/.maskline/large").glob("*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [(), (1,)])
 def test_large_nifti_gives_nifti(run, images, tmp_path, picture, depth):
     """Plane or single slice above `whole_megapixels`: nibabel reads the labels, affine and shape untouched."""

@@ -143,6 +143,7 @@ def test_void_counts_in_no_score_and_scores_agree(data: Path, model: Path, tmp_p
     assert (tmp_path / "labels/train/drive1_3.png").exists()
 
 
+@pytest.mark.slow
 def test_folds_of_a_target_of_classes(data: Path, tmp_path: Path) -> None:
     """Every frame is scored once, by the model that never saw its drive; the ensemble's logits are the folds' mean.
 
@@ -172,6 +173,7 @@ def test_folds_of_a_target_of_classes(data: Path, tmp_path: Path) -> None:
     assert resumed.scores["confusion"] == crossed.scores["confusion"]
 
 
+@pytest.mark.slow
 def test_a_binary_scene_has_one_channel(data: Path, tmp_path: Path) -> None:
     """Road against all else by BCE: learned, written as 0 and 1, scored against the merged truth."""
     changes = {"target": ROAD, "loss": {"kind": "bce"}, "network": CONFIG["network"] | {"out_channels": 1}}
@@ -200,6 +202,7 @@ def test_a_palette_of_the_label_images_is_the_models(tmp_path: Path) -> None:
     assert with_palette(own, load_data(tmp_path / "data", "classes").cases) is own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("border", [2, 0])
 def test_trimaps_are_learned_of_instance_masks(tmp_path: Path, border: int) -> None:
     """A Data Science Bowl folder trains and evaluates as nucleus, border and background.

@@ -63,6 +63,7 @@ def test_a_model_that_finds_nothing_in_flat_tiles_skips_them(model, tmp_path):
         skip_background(name, out, -0.5, 0.3, 0.02)
 
 
+@pytest.mark.slow
 def test_a_model_that_may_find_something_is_refused_with_the_number(model, tmp_path):
     """Logits around 0: half of everything is foreground, and nothing is written."""
     with pytest.raises(ModelError, match=r"0\.\d+ as the largest answer to flat tiles, wanted less than 0.400"):

@@ -69,6 +69,7 @@ def test_its_head_says_how_it_is_run_and_what_came_of_it(path: Path) -> None:
     assert re.match(rf"maskline (train {path.stem} --data \S+|train {path.stem} --from|demo\b)", said["command"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_it_trains(path: Path) -> None:
     """Its network is built, and a step on made data of its own preparation, augmentation, target and loss is finite."""

@@ -144,6 +144,7 @@ def test_divided_by_255_a_published_encoder_sees_what_imagenets_transform_makes(
     np.testing.assert_allclose(found, (pixels / 255 - mean) / deviation, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_pretrained_config_runs_both_its_phases(tmp_path: Path) -> None:
     """configs/vgg19-pretrained.yaml at full width, one step a phase, from a made file of all of the encoder's tensors.
 

@@ -329,6 +329,7 @@ def test_the_dynamic_unet_is_monais() -> None:
 GLOBAL = {"monai_basic_unet", "attention_unet", "dynamic_unet", "seg_res_net", "swin_unetr"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", KINDS, ids=named)
 def test_who_looks_at_the_whole_field(config: NetworkConfig) -> None:
     """Networks with InstanceNorm or GroupNorm say so: only there an edit at one end changes the other end."""
