@@ -5,6 +5,7 @@ A loss is a weighted sum of terms. Every term is given logits `(N, K, (Z,) Y, X)
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -74,17 +75,25 @@ class CrossEntropy(_Term):
 class Overlap(_Term):
     """1 - Dice or 1 - Tversky over the whole batch (an empty crop does not swing it), channel by channel.
 
-    Squared predictions give Dice its minimum at a soft target (a distance in [0, 1]) itself.
+    Squared predictions give Dice its minimum at a soft target (a distance in [0, 1]) itself. Where it is `weighted`
+    (squared Dice alone) sums are over the weights of the pixels; otherwise each pixel counts whole, or not at all.
     """
 
-    def __init__(self, measure: DiceLoss | TverskyLoss, channels: Weights = (), softmax: bool = False) -> None:
+    def __init__(
+        self,
+        measure: DiceLoss | TverskyLoss,
+        channels: Weights = (),
+        softmax: bool = False,
+        weighted: bool = False,
+    ) -> None:
         super().__init__(channels, softmax)
-        self.measure = measure
+        self.measure, self.weighted = measure, weighted
 
     def forward(self, logits: Tensor, target: Tensor, pixels: Tensor | None) -> Tensor:
         found = self.probabilities(logits)
         if pixels is not None:
-            found, target = found * (pixels > 0), target * (pixels > 0)
+            share = pixels.sqrt() if self.weighted else (pixels > 0).to(found)  # Dice has products and squares
+            found, target = found * share, target * share
         return self.over_channels(self.measure(found, target).flatten())
 
 
@@ -160,16 +169,16 @@ def coarser(target: Tensor, pixels: Tensor | None, shape: torch.Size) -> tuple[T
     return pool(target * kept, tuple(shape)) / share.clamp(min=1e-6), pool(pixels, tuple(shape))
 
 
-def _dice(channels: Weights = (), softmax: bool = False) -> Overlap:
-    return Overlap(DiceLoss(squared_pred=True, batch=True, reduction="none"), channels, softmax)
+def _dice(channels: Weights = (), softmax: bool = False, weighted: bool = False) -> Overlap:
+    return Overlap(DiceLoss(squared_pred=True, batch=True, reduction="none"), channels, softmax, weighted)
 
 
 def _entropy(channels: Weights = (), softmax: bool = False) -> _Term:
     return CrossEntropy(channels) if softmax else BinaryCrossEntropy(channels)
 
 
-def _dice_bce(dice: float, bce: float, channels: Weights, softmax: bool) -> Loss:
-    return Loss([(dice, _dice(channels, softmax)), (bce, _entropy(channels, softmax))])
+def _dice_bce(dice: float, bce: float, channels: Weights, softmax: bool, weighted: bool = False) -> Loss:
+    return Loss([(dice, _dice(channels, softmax, weighted)), (bce, _entropy(channels, softmax))])
 
 
 def _dice_ce(dice: float, ce: float, classes: Weights, ignore: int, softmax: bool) -> Loss:
@@ -194,6 +203,7 @@ _LOSSES: dict[str, Callable[..., Loss]] = {
     "dice_ce": _dice_ce,
     "focal": _focal,
     "tversky": _tversky,
+    "size_weighted": partial(_dice_bce, weighted=True),
     "border_weighted": lambda channels, softmax: Loss([(1.0, _entropy(channels, softmax))]),
 }
 
@@ -206,8 +216,8 @@ def loss_kinds() -> tuple[str, ...]:
 def build_loss(kind: str, *, softmax: bool, **parameters: Any) -> Loss:
     """The loss of `kind`; `softmax` where the classes of the target exclude each other.
 
-    `border_weighted` is cross-entropy (with `softmax`, else binary) weighted pixel by pixel: its `pixels` are the
-    weight map. Raises KeyError for an unknown kind.
+    `border_weighted` is cross-entropy (with `softmax`, else binary) weighted pixel by pixel, `size_weighted` Dice and
+    cross-entropy so: their `pixels` are the weight map. Raises KeyError for an unknown kind.
 
     >>> loss = build_loss("dice_ce", softmax=True, dice=1.0, ce=1.0, classes=(), ignore=255)
     >>> float(loss(torch.tensor([[[50.0, -50.0]], [[-50.0, 50.0]]]).permute(1, 0, 2), torch.tensor([[0, 1]]))) < 1e-4

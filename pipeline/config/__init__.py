@@ -19,6 +19,7 @@ from pipeline.config.losses import (
     DiceCE,
     Focal,
     LossConfig,
+    SizeWeighted,
     Tversky,
     WeightedBCE,
 )
@@ -142,6 +143,7 @@ __all__ = [
     "SegmentConfig",
     "SeparatedTarget",
     "SingleNetwork",
+    "SizeWeighted",
     "SpacingSize",
     "Step",
     "Strict",

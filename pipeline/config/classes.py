@@ -182,9 +182,9 @@ def check_loss(config: "TrainConfig") -> None:
     """What a loss of objects in images is not for, which number it leaves out, its weights; raises ValueError."""
     classes = isinstance(config.target, ClassesTarget)
     of_objects = getattr(config.target, "trimap", 0) == 0
-    if config.loss.kind == "border_weighted" and (not of_objects or config.network.dimensions == 3):
+    if config.loss.kind in ("border_weighted", "size_weighted") and (not of_objects or config.network.dimensions == 3):
         what = "volumes" if of_objects else "classes but those of objects without a border (target.trimap: 0)"
-        raise ValueError(f"loss: border_weighted is not for {what}")
+        raise ValueError(f"loss: {config.loss.kind} is not for {what}")
     if classes and getattr(config.loss, "ignore", IGNORED) != IGNORED:
         raise ValueError(f"loss.ignore: what target.ignore names is {IGNORED} to every loss; leave loss.ignore out")
     for name in ("classes", "channels"):

@@ -93,7 +93,24 @@ class BorderWeighted(_Loss):
         return self.model_dump(exclude={"kind", "w0", "sigma"})
 
 
+class SizeWeighted(_Loss):
+    """Dice and BCE whose pixels count more in and around small objects: sqrt(`area` / the object's), at most `most`.
+
+    Large objects have most of the pixels, but a score counts objects.
+    """
+
+    kind: Literal["size_weighted"] = "size_weighted"
+    dice: NonNegativeFloat = 1.0
+    bce: NonNegativeFloat = 1.0
+    area: PositiveFloat = 300.0  # px: objects of this area and more count as they are
+    most: Annotated[float, Field(ge=1)] = 4.0
+
+    def loss_parameters(self) -> dict[str, Any]:
+        """The map's own parameters are not the loss's."""
+        return self.model_dump(exclude={"kind", "area", "most"})
+
+
 LossConfig = Annotated[
-    BCE | WeightedBCE | CrossEntropy | Dice | DiceBCE | DiceCE | Focal | Tversky | BorderWeighted,
+    BCE | WeightedBCE | CrossEntropy | Dice | DiceBCE | DiceCE | Focal | Tversky | BorderWeighted | SizeWeighted,
     Field(discriminator="kind"),
 ]

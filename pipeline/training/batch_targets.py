@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.config import ClassesTarget, MaskTarget, Target, ThreeClassTarget
+from pipeline.config import ClassesTarget, MaskTarget, SizeWeighted, Target, ThreeClassTarget
 from pipeline.model.targets import REACH
 
 
@@ -42,6 +42,28 @@ def _highest(values: Tensor) -> Tensor:
     return torch.maximum(wide, functional.max_pool2d(padded[..., REACH:-REACH], (5, 1), stride=1))
 
 
+def batch_size_weights(labels: Tensor, config: SizeWeighted) -> Tensor:
+    """`size_weights` of each of `(N, Y, X)`: `(N, 1, Y, X)` float32.
+
+    >>> labels = functional.pad(torch.tensor([[[1, 0, 0, 0, 2, 2, 2, 2]]]), (1, 1, 1, 1))
+    >>> batch_size_weights(labels, SizeWeighted(area=4, most=8))[0, 0, 1].tolist()
+    [2.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    """
+    own, count = _numbered(labels)
+    areas = torch.bincount(own.flatten(), minlength=count).clamp(min=1)
+    weights = (config.area / areas).sqrt().clamp(1, config.most)
+    for edge in (own[:, 0], own[:, -1], own[:, :, 0], own[:, :, -1]):
+        weights[edge.flatten()] = 1
+    inside = torch.where(labels > 0, weights[own], 1.0)[:, None]
+    return torch.where(labels[:, None] > 0, inside, _highest(inside))
+
+
+def _numbered(labels: Tensor) -> tuple[Tensor, int]:
+    """Labels that no two of `(N, Y, X)` share, and how many there can be."""
+    count = int(labels.max()) + 1
+    return labels.long() + count * torch.arange(len(labels), device=labels.device)[:, None, None], count * len(labels)
+
+
 def batch_distance(labels: Tensor) -> Tensor:
     """`own_distance` of each of `(N, Y, X)`, by exact distances: float32.
 
@@ -68,8 +90,7 @@ def batch_distance(labels: Tensor) -> Tensor:
             near = squares[:, to : to + height - step]
             torch.minimum(near, moved, out=near)
     distance = squares.sqrt() + 1
-    count = int(labels.max()) + 1
-    own = labels.long() + count * torch.arange(len(labels), device=labels.device)[:, None, None]
-    deepest = torch.ones(count * len(labels), device=labels.device)
+    own, count = _numbered(labels)
+    deepest = torch.ones(count, device=labels.device)
     deepest.scatter_reduce_(0, own.flatten(), distance.flatten(), "amax")
     return torch.where(inside, distance / deepest[own], 0.0)

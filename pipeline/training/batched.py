@@ -17,7 +17,7 @@ from monai.transforms.transform import MapTransform, Randomizable
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.config import BorderWeighted, Target
+from pipeline.config import BorderWeighted, LossConfig, SizeWeighted, Target
 from pipeline.training.augment import (
     BRIGHTEST,
     ChannelsFirst,
@@ -29,7 +29,7 @@ from pipeline.training.augment import (
     RandWarpCropd,
     seed_sample,
 )
-from pipeline.training.batch_targets import encode_batch
+from pipeline.training.batch_targets import batch_size_weights, encode_batch
 from pipeline.training.dataset import CropDataset
 from pipeline.training.encode import EncodeTargetd
 from pipeline.training.gaps import BRIGHT, MARGIN, Gaps, RandGapsd
@@ -62,6 +62,7 @@ class BatchAugmentd(Randomizable, MapTransform):
         self.size: int = self.by[RandWarpCropd].size
         self.channels: int = self.by[ChannelsFirst].channels
         self.target: Target = self.by[EncodeTargetd].target
+        self.loss: LossConfig | None = self.by[EncodeTargetd].loss
         shapes = np.array([label.shape for label in data.labels])
         self.shapes = torch.from_numpy(shapes).to(self.device)
         areas = shapes.prod(axis=1)
@@ -81,7 +82,7 @@ class BatchAugmentd(Randomizable, MapTransform):
 
     @staticmethod
     def can(data: CropDataset) -> bool:
-        """Whether batches do all that the data set's transforms do: no bending, no copied objects, no weights."""
+        """Whether batches do all that the transforms do: no bending, no copied objects, no weights of borders."""
         *changes, encode = data.transform.transforms
         return all(isinstance(change, _KNOWN) for change in changes) and not isinstance(encode.loss, BorderWeighted)
 
@@ -162,7 +163,10 @@ class BatchAugmentd(Randomizable, MapTransform):
             if std:
                 generator = torch.Generator(self.device).manual_seed(seed)
                 image[number] += std * torch.randn(image[number].shape, generator=generator, device=self.device)
-        return {"image": image, "target": encode_batch(labels, self.target)}
+        batch: dict[Hashable, Any] = {"image": image, "target": encode_batch(labels, self.target)}
+        if isinstance(self.loss, SizeWeighted):
+            batch["weight"] = batch_size_weights(labels, self.loss)
+        return batch
 
     def _tensor(self, values: Sequence[Any]) -> Tensor:
         return torch.from_numpy(np.asarray(values, np.float32)).to(self.device, non_blocking=True)
@@ -280,4 +284,4 @@ class ResidentLoader:
         for start in range(0, len(self.data), self.batch_size):
             part = np.s_[start : start + self.batch_size]
             made = self.augment({"index": self.data.chosen[part], "seed": self.data.seeds[part]})
-            yield {"image": made["image"], "target": made["target"]}
+            yield {key: made[key] for key in ("image", "target", "weight") if key in made}

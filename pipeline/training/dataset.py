@@ -10,7 +10,6 @@ from skimage.transform import resize
 from torch.utils.data import Dataset
 
 from pipeline.config import (
-    BorderWeighted,
     ClassesTarget,
     CropSampling,
     FixedSize,
@@ -25,7 +24,7 @@ from pipeline.model.prepare import take_channels
 from pipeline.model.targets import encode
 from pipeline.model.volumes import VolumePreparation, nearest
 from pipeline.training.augment import build_augmentation, seed_sample
-from pipeline.training.border_weights import border_weights
+from pipeline.training.pixel_weights import pixel_weights, weighs_pixels
 from pipeline.training.scenes import draw_scene
 from pipeline.training.volumes import PatchDataset, prepared, understood, volume_target
 from pipeline.types import Array, Case, Event, Geometry, Labels, Pixels, Watch, unwatched
@@ -87,13 +86,14 @@ def grid_target(example: Example, config: TrainConfig) -> Array:
 
 def grid_weight(example: Example, config: TrainConfig) -> Pixels | None:
     """The weights of the pixels on the network's grid, `(1, y, x)` float32; None where the loss takes none."""
-    if not isinstance(config.loss, BorderWeighted):
+    if not weighs_pixels(config.loss):
         return None
     labels = example.labels
     if isinstance(config.prepare.size, FixedSize):
         labels = resize(labels, example.preparation.shape, order=0, preserve_range=True, anti_aliasing=False)
     height, width = (-n % example.preparation.stride for n in labels.shape)
-    return np.pad(border_weights(labels, config.loss), ((0, height), (0, width)), mode="symmetric")[None]
+    weights = pixel_weights(labels, config.loss)
+    return None if weights is None else np.pad(weights, ((0, height), (0, width)), mode="symmetric")[None]
 
 
 def draw_weights(examples: Sequence[Example], balance: float) -> np.ndarray:

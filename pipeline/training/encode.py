@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from monai.transforms.transform import MapTransform
 
-from pipeline.config import BorderWeighted, LossConfig, Target
+from pipeline.config import LossConfig, Target
 from pipeline.model.targets import encode
-from pipeline.training.border_weights import border_weights
+from pipeline.training.pixel_weights import pixel_weights
 
 
 class EncodeTargetd(MapTransform):
@@ -21,7 +21,8 @@ class EncodeTargetd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         sample = dict(data)
         labels = sample.pop("label").astype(np.uint32)
-        if isinstance(self.loss, BorderWeighted):
-            sample["weight"] = border_weights(labels, self.loss)[None]
+        weights = pixel_weights(labels, self.loss)
+        if weights is not None:
+            sample["weight"] = weights[None]
         sample["target"] = encode(labels, self.target)
         return sample

@@ -23,6 +23,7 @@ from pipeline.config import (
     NucleiUNet,
     PrepareConfig,
     SeparatedTarget,
+    SizeWeighted,
     Target,
     ThreeClassTarget,
     TrainConfig,
@@ -97,6 +98,13 @@ def test_gaps_are_drawn_where_they_are_on_the_cpu(monkeypatch: pytest.MonkeyPatc
     plain, _ = both(crops)
     changed = (one["image"] != plain["image"]).flatten(1).any(1)
     assert 3 < changed.sum() < 20
+
+
+def test_pixels_of_small_objects_weigh_what_they_do_one_by_one() -> None:
+    """The same map, some of it above 1; labels that are not resampled make it of the same areas."""
+    one, batch = both(data(config(TURNED, loss=SizeWeighted(area=900.0))))
+    assert one["weight"].shape == (40, 1, 48, 48) and one["weight"].max() > 1.5
+    torch.testing.assert_close(batch["weight"], one["weight"], atol=0, rtol=1e-6)
 
 
 def test_fluorescence_in_one_channel_fills_all_three() -> None:
@@ -211,6 +219,7 @@ def test_it_is_a_monai_transform() -> None:
         (NucleiAugmentation(elastic=3.0), CONFIG.loss, False),
         (NucleiAugmentation(touch=0.5), CONFIG.loss, False),
         (FREE, BorderWeighted(), False),
+        (FREE, SizeWeighted(), True),
     ],
 )
 def test_a_gpu_makes_its_crops_where_it_can(

@@ -60,7 +60,7 @@ def test_dice_by_hand() -> None:
 def test_channel_weights_choose_channels() -> None:
     """A weight of 0 takes a channel out; weights are relative."""
     logits, target = torch.cat([LOGITS, -LOGITS], 1), torch.cat([TARGET, TARGET], 1)
-    for kind in ("bce", "dice", "dice_bce", "focal", "tversky", "border_weighted"):
+    for kind in ("bce", "dice", "dice_bce", "focal", "tversky", "border_weighted", "size_weighted"):
         alone = make(kind)(LOGITS, TARGET)
         assert torch.isclose(make(kind, channels=(5.0, 0.0))(logits, target), alone), kind
 
@@ -139,6 +139,17 @@ def test_border_weights_weigh_pixels(softmax: bool) -> None:
         each = F.binary_cross_entropy_with_logits(RANDOM, target, reduction="none").mean(1, keepdim=True)
     assert torch.isclose(loss(RANDOM, target, pixels), (each * pixels).sum() / pixels.sum())
     assert torch.isclose(loss(RANDOM, target, torch.full_like(pixels, 3.0)), loss(RANDOM, target))
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_size_weights_weigh_both_terms(softmax: bool) -> None:
+    """A pixel of weight 2 is two pixels, to Dice and to the entropy; all weights alike, it is Dice + BCE."""
+    target, pixels = planes(CLASSES), torch.ones(2, 1, 4, 6)
+    loss = make("size_weighted", softmax)
+    assert torch.isclose(loss(RANDOM, target, 3 * pixels), make("dice_bce", softmax)(RANDOM, target), atol=1e-5)
+    pixels[..., 3:] = 2
+    twice = [torch.cat([values, values[..., 3:]], dim=-1) for values in (RANDOM, target)]
+    assert torch.isclose(loss(RANDOM, target, pixels), make("dice_bce", softmax)(*twice), atol=1e-5)
 
 
 def test_deep_supervision_weighs_levels_by_halves() -> None:

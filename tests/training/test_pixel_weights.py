@@ -1,4 +1,4 @@
-"""The weight map of the 2015 paper."""
+"""The weight map of the 2015 paper, and the one by the objects' sizes."""
 
 from dataclasses import replace
 
@@ -9,11 +9,19 @@ from hypothesis import strategies as st
 from made_examples import CONFIG, example
 from scipy.ndimage import distance_transform_edt
 
-from pipeline.config import BorderWeighted, ClassesTarget, CropSampling, FixedSize, MaskTarget, PrepareConfig
+from pipeline.config import (
+    BorderWeighted,
+    ClassesTarget,
+    CropSampling,
+    FixedSize,
+    MaskTarget,
+    PrepareConfig,
+    SizeWeighted,
+)
 from pipeline.errors import MaskError
-from pipeline.training.border_weights import border_weights
 from pipeline.training.dataset import build_dataset, grid_target, grid_weight
 from pipeline.training.encode import EncodeTargetd
+from pipeline.training.pixel_weights import border_weights, size_weights
 from pipeline.training.volumes import understood
 
 
@@ -47,11 +55,50 @@ def test_a_gap_of_one_pixel_weighs_most() -> None:
     assert weights[4, 1] == 1 and weights[4, 60] == 1
 
 
-def test_samples_carry_the_weights_that_the_loss_wants() -> None:
+def brute_sizes(labels: np.ndarray, config: SizeWeighted) -> np.ndarray:
+    """Object by object: inside, and on background where the disc of a pixel's neighbours meets it."""
+    weights = np.ones(labels.shape)
+    edge = {*labels[0], *labels[-1], *labels[:, 0], *labels[:, -1]}
+    near = [(y, x) for y in range(-2, 3) for x in range(-2, 3) if abs(y) < 2 or x == 0]  # OpenCV's ellipse of 5 x 5
+    for number in set(np.unique(labels).tolist()) - {0} - edge:
+        own = labels == number
+        weight = np.clip(np.sqrt(config.area / own.sum()), 1, config.most)
+        weights[own] = weight
+        for y, x in np.argwhere(own):
+            for dy, dx in near:
+                if labels[y + dy, x + dx] == 0:
+                    weights[y + dy, x + dx] = max(weights[y + dy, x + dx], weight)
+    return weights
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**31), st.integers(0, 8), st.floats(20, 900), st.floats(1, 5))
+def test_small_objects_and_what_is_near_them_count_more(seed: int, objects: int, area: float, most: float) -> None:
+    """Against a loop over objects and pixels; those that the edge cuts count 1. Zero-padding keeps the loop inside."""
+    rng, labels = np.random.default_rng(seed), np.zeros((40, 50), np.uint32)
+    for number in range(1, objects + 1):
+        (top, left), (tall, wide) = rng.integers(2, 30, 2), rng.integers(1, 12, 2)
+        labels[top : min(38, top + tall), left : min(48, left + wide)] = 3 * number
+    labels[:, 0] = 99 * (seed % 2)
+    config = SizeWeighted(area=area, most=most)
+    np.testing.assert_allclose(size_weights(labels, config), brute_sizes(labels, config), rtol=1e-6)
+
+
+def test_four_pixels_among_hundreds() -> None:
+    """area 64: an object of 4 px weighs sqrt(64 / 4) = 4, and `most` says 3; one of 100 px weighs 1."""
+    labels = np.zeros((30, 30), np.uint32)
+    labels[4:6, 4:6], labels[12:22, 12:22] = 1, 2
+    assert size_weights(labels, SizeWeighted(area=64, most=9))[4, 4] == 4
+    weights = size_weights(labels, SizeWeighted(area=64, most=3))
+    assert (weights[4, 4], weights[4, 7], weights[4, 8], weights[15, 15]) == (3, 3, 1, 1)
+
+
+@pytest.mark.parametrize("loss", [BorderWeighted(), SizeWeighted(area=9000.0)])
+def test_samples_carry_the_weights_that_the_loss_wants(loss: BorderWeighted | SizeWeighted) -> None:
     """Crops and whole images have weights on the target's grid with this loss, and none with another."""
-    weighted = CONFIG.model_copy(update={"loss": BorderWeighted(), "sampling": CropSampling(size=32, per_epoch=2)})
+    weighted = CONFIG.model_copy(update={"loss": loss, "sampling": CropSampling(size=64, per_epoch=2)})
     crop = build_dataset([example(1)], weighted)[0]
-    assert crop["weight"].shape == (1, 32, 32) and crop["weight"].max() > 1
+    assert crop["weight"].shape == (1, 64, 64) and crop["weight"].max() > 1
     assert "weight" not in build_dataset([example(1)], CONFIG)[0]
     fixed = weighted.model_copy(
         update={"prepare": PrepareConfig(size=FixedSize(height=40, width=48)), "target": MaskTarget()}
