@@ -200,6 +200,11 @@ def test_what_does_not_suit_the_network_is_refused():
         (VOLUMES, {"target": {"kind": "classes", "names": ["none", "one"]}}, "target classes takes 2"),
         (VOLUMES, {"loss": {"kind": "border_weighted"}}, "border_weighted is not for classes"),
         (VOLUMES, {"target": {"kind": "separated"}, "loss": {"kind": "border_weighted"}}, "is not for volumes"),
+        (
+            VOLUMES,
+            {"target": {"kind": "separated"}, "loss": {"kind": "size_weighted"}},
+            "size_weighted is not for volumes",
+        ),
         (VOLUMES, {"loss": {"kind": "dice_ce", "ignore": 2}}, "leave loss.ignore out"),
         (VOLUMES, {"loss": {"kind": "bce"}}, "bce is not for target classes"),
         (VOLUMES, {"target": {"kind": "classes", "names": ["a", "b", "b"]}}, "a name of its own"),
